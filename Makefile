@@ -1,0 +1,104 @@
+# Everything that is done with this project has a target here; `make help` lists
+# them. Only Go, gcc, git and make are needed for build, run and test. What has
+# to be built besides (the linter, and the etcd and Kubernetes that tests run
+# beside us) is kept by version in $(CACHE), outside the checkout.
+
+CACHE ?= $(or $(PEBBLEDASH_CACHE),$(HOME)/.cache/pebbledash)
+export PEBBLEDASH_CACHE := $(CACHE)
+
+VERSION ?= $(shell git describe --tags --match 'v*' --always --dirty 2>/dev/null || echo unknown)
+COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+APP := github.com/pebbledash/pebbledash/cmd/pebbledash/app
+LDFLAGS := -X $(APP).version=$(VERSION) -X $(APP).gitSHA=$(COMMIT)
+
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+
+# Further arguments for the server that `make run` starts.
+ARGS ?=
+KILLS ?= 50
+FUZZTIME ?= 30s
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help:
+	@echo 'make build        bin/pebbledash'
+	@echo 'make run          start a member on http://127.0.0.1:2379, data in ./data (ARGS=... for more flags)'
+	@echo 'make test         every test, with the model and crash tests'
+	@echo 'make test-race    the same under the race detector, with costly assertions'
+	@echo 'make lint         golangci-lint and the house rules'
+	@echo 'make fmt          format the code as lint wants it'
+	@echo 'make conformance  hold the server to etcd: the storage suites of kube-apiserver and our own'
+	@echo 'make kube         a Kubernetes control plane on top of it (builds Kubernetes the first time)'
+	@echo 'make kill         kill -9 under load, $(KILLS) times (KILLS=...)'
+	@echo 'make bench-quick  a short benchmark beside etcd'
+	@echo 'make fuzz         each fuzz test for $(FUZZTIME) (FUZZTIME=...)'
+	@echo 'make clean        remove bin; data stays'
+
+.PHONY: build
+build:
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/pebbledash ./cmd/pebbledash
+
+.PHONY: run
+run: build
+	exec ./bin/pebbledash --data-dir=data \
+		--listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 $(ARGS)
+
+# Tests that need a server run bin/pebbledash as it is, so they come after build.
+.PHONY: test
+test: build
+	go test -timeout 8m ./...
+
+.PHONY: test-race
+test-race: build
+	go test -race -timeout 20m ./...
+
+.PHONY: lint
+lint: $(GOLANGCI)
+	go mod tidy -diff
+	$(GOLANGCI) run ./...
+	@if [ -f benchmarks/go.mod ]; then \
+		echo 'cd benchmarks && golangci-lint run'; \
+		cd benchmarks && $(GOLANGCI) run --config ../.golangci.yml ./...; \
+	fi
+	go test -count=1 ./pkg/lint
+
+.PHONY: fmt
+fmt: $(GOLANGCI)
+	$(GOLANGCI) fmt
+
+# Two to five minutes, once.
+$(GOLANGCI):
+	GOBIN=$(@D) CGO_ENABLED=0 nice go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+.PHONY: conformance
+conformance: build
+	go test ./gateway/conformance/ -count=1
+
+.PHONY: kube
+kube: build
+	benchmarks/peers/build.sh etcd-all kube-all
+	PEBBLEDASH_KUBE=1 go test ./gateway/conformance/kube -count=1 -v -timeout 20m
+
+.PHONY: kill
+kill: build
+	PEBBLEDASH_KILLS=$(KILLS) go test ./gateway/conformance/crash -count=1 -v -timeout 60m
+
+.PHONY: bench-quick
+bench-quick: build
+	benchmarks/run.sh
+
+.PHONY: fuzz
+fuzz:
+	@set -e; \
+	grep -rl --include='*_test.go' '^func Fuzz' cmd gateway pkg storage | while read -r file; do \
+		for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+			echo "$$file $$name"; \
+			go test "./$$(dirname "$$file")" -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME); \
+		done; \
+	done
+
+.PHONY: clean
+clean:
+	rm -rf bin

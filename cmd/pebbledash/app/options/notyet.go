@@ -1,0 +1,53 @@
+package options
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+)
+
+// notYetFlags are the flags of etcd 3.7 that have no counterpart here yet. They
+// are errors, and not silently accepted, because leaving out what one of them
+// asks for could be unsafe.
+const notYetFlags = `
+auth-token auth-token-ttl auto-tls backend-batch-interval backend-batch-limit
+backend-bbolt-freelist-type bcrypt-cost bootstrap-defrag-threshold-megabytes
+cipher-suites client-cert-allowed-hostname client-cert-file client-crl-file
+client-key-file compact-hash-check-time compaction-batch-limit
+compaction-sleep-interval config-file corrupt-check-time cors discovery
+discovery-cacert discovery-cert discovery-dial-timeout discovery-endpoints
+discovery-fallback discovery-insecure-skip-tls-verify
+discovery-insecure-transport discovery-keepalive-time
+discovery-keepalive-timeout discovery-key discovery-password discovery-proxy
+discovery-request-timeout discovery-srv discovery-srv-name discovery-token
+discovery-user distributed-tracing-address distributed-tracing-instance-id
+distributed-tracing-sampling-rate distributed-tracing-service-name
+downgrade-check-time enable-distributed-tracing enable-grpc-gateway
+enable-log-rotation feature-gates force-new-cluster host-whitelist
+initial-election-tick-advance listen-client-http-urls log-rotation-config-json
+max-learners max-snapshots max-wals memory-mlock metrics peer-auto-tls
+peer-cert-allowed-cn peer-cert-allowed-hostname peer-cert-file
+peer-client-cert-auth peer-client-cert-file peer-client-key-file peer-crl-file
+peer-key-file peer-skip-client-san-verification peer-trusted-ca-file pre-vote
+raft-read-timeout raft-write-timeout self-signed-cert-validity
+snapshot-catchup-entries socket-reuse-address socket-reuse-port
+strict-reconfig-check tls-max-version tls-min-version unsafe-no-fsync
+v2-deprecation wal-dir warning-apply-duration warning-unary-request-duration
+`
+
+func notYet(flag string) bool {
+	return slices.Contains(strings.Fields(notYetFlags), flag)
+}
+
+// FlagError makes the error of parsing the command line clearer where it is
+// about a flag that etcd has and we do not.
+func FlagError(err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) && notYet(unknown.GetSpecifiedName()) {
+		return fmt.Errorf("--%s of etcd is not yet supported", unknown.GetSpecifiedName())
+	}
+	return err
+}

@@ -1,0 +1,133 @@
+// Package options turns the command line and the ETCD_ variables into a
+// [CompletedConfig]. The flags are etcd's: same names, same defaults, same
+// meaning, so that a manifest written for etcd works here unchanged; where a
+// flag of etcd is not supported yet, giving it is an error that says so.
+//
+// Flags come in sections, one section a file. A section adds its flags, fills
+// in what follows from other flags (Complete), finds what is wrong (Validate),
+// and writes its part of the configuration (applyTo). The order is
+//
+//	o := options.New()
+//	o.Flags() ... parse ...      the command line
+//	options.ApplyEnv(...)        the environment, for flags not given
+//	c := o.Complete(flagWasSet)
+//	c.Validate()                 everything that is wrong, at once
+//	c.Config()
+//
+// Nothing here touches the disk or the network.
+package options
+
+import (
+	"errors"
+
+	"github.com/spf13/pflag"
+	cliflag "k8s.io/component-base/cli/flag"
+)
+
+// Options holds the values of all flags, by section.
+type Options struct {
+	Member     *MemberOptions
+	Cluster    *ClusterOptions
+	Client     *ClientOptions
+	Storage    *StorageOptions
+	Security   *SecurityOptions
+	Monitoring *MonitoringOptions
+	Logging    *LoggingOptions
+	Global     *GlobalOptions
+}
+
+// New returns the defaults.
+func New() *Options {
+	return &Options{
+		Member:     newMemberOptions(),
+		Cluster:    newClusterOptions(),
+		Client:     newClientOptions(),
+		Storage:    newStorageOptions(),
+		Security:   &SecurityOptions{},
+		Monitoring: &MonitoringOptions{},
+		Logging:    newLoggingOptions(),
+		Global:     &GlobalOptions{},
+	}
+}
+
+// Flags returns the flags in named sections, in the order in which --help
+// shows them.
+func (o *Options) Flags() cliflag.NamedFlagSets {
+	var fss cliflag.NamedFlagSets
+	add := func(section string, addFlags func(*pflag.FlagSet)) {
+		addFlags(fss.FlagSet(section))
+	}
+	add("member", o.Member.AddFlags)
+	add("cluster", o.Cluster.AddFlags)
+	add("client traffic", o.Client.AddFlags)
+	add("storage", o.Storage.AddFlags)
+	add("security", o.Security.AddFlags)
+	add("monitoring", o.Monitoring.AddFlags)
+	add("logging", o.Logging.AddFlags)
+	add("global", o.Global.AddFlags)
+	return fss
+}
+
+// CompletedOptions are options whose empty values have been filled in. Only
+// Complete makes them.
+type CompletedOptions struct{ o *Options }
+
+// Complete fills in the values that follow from others. wasSet says whether a
+// flag was given, on the command line or by the environment.
+func (o *Options) Complete(wasSet func(flag string) bool) CompletedOptions {
+	o.Member.Complete()
+	o.Cluster.Complete(o.Member.Name)
+	o.Client.Complete(wasSet)
+	return CompletedOptions{o}
+}
+
+// Validate returns everything that is wrong.
+func (c CompletedOptions) Validate() []error {
+	var errs []error
+	errs = append(errs, c.o.Member.Validate()...)
+	errs = append(errs, c.o.Cluster.Validate(c.o.Member.Name)...)
+	errs = append(errs, c.o.Client.Validate()...)
+	errs = append(errs, c.o.Storage.Validate()...)
+	errs = append(errs, c.o.Security.Validate()...)
+	errs = append(errs, c.o.Monitoring.Validate()...)
+	errs = append(errs, c.o.Logging.Validate()...)
+	errs = append(errs, c.validateListeners()...)
+	return errs
+}
+
+// validateListeners checks what the sections cannot see alone: who listens
+// where, and whether there is a certificate for it.
+func (c CompletedOptions) validateListeners() []error {
+	var errs []error
+	taken := map[string]string{} // address to the URL that has it
+	for _, u := range append(c.o.Client.ListenURLs.list(), c.o.Monitoring.ListenMetricsURLs.list()...) {
+		if Secure(u) && c.o.Security.CertFile == "" {
+			errs = append(errs, errors.New("--cert-file and --key-file are required to listen on "+u.String()))
+		}
+		_, address := Address(u)
+		if u.Port() == "0" {
+			continue // the system chooses, another one each time
+		}
+		if other, ok := taken[address]; ok {
+			errs = append(errs, errors.New("cannot listen on both "+other+" and "+u.String()+
+				": one address for both is not yet supported"))
+		}
+		taken[address] = u.String()
+	}
+	return errs
+}
+
+// Config returns the finished configuration.
+//
+// REQUIRES: Validate has found nothing.
+func (c CompletedOptions) Config() *CompletedConfig {
+	cfg := &CompletedConfig{}
+	c.o.Member.applyTo(cfg)
+	c.o.Cluster.applyTo(cfg)
+	c.o.Client.applyTo(cfg)
+	c.o.Storage.applyTo(cfg)
+	c.o.Security.applyTo(cfg)
+	c.o.Monitoring.applyTo(cfg)
+	c.o.Logging.applyTo(cfg)
+	return cfg
+}

@@ -1,0 +1,192 @@
+package app
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
+)
+
+// pki is a directory of certificates: each is its own authority.
+type pki struct {
+	dir string
+	// writes numbers the files, to give each a time of its own.
+	writes int
+}
+
+func (p *pki) path(name string) string { return filepath.Join(p.dir, name) }
+
+func (p *pki) write(t *testing.T, name string, blocks ...*pem.Block) {
+	t.Helper()
+	var b bytes.Buffer
+	for _, block := range blocks {
+		require.NoError(t, pem.Encode(&b, block))
+	}
+	p.writes++
+	require.NoError(t, os.WriteFile(p.path(name), b.Bytes(), 0o600))
+	at := time.Unix(int64(p.writes), 0)
+	require.NoError(t, os.Chtimes(p.path(name), at, at))
+}
+
+// issue writes name.crt and name.key for 127.0.0.1.
+func (p *pki) issue(t *testing.T, name string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber:          big.NewInt(int64(p.writes) + 1),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().Add(time.Hour),
+		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA:                  true,
+		BasicConstraintsValid: true,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	require.NoError(t, err)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	require.NoError(t, err)
+	p.write(t, name+".crt", &pem.Block{Type: "CERTIFICATE", Bytes: der})
+	p.write(t, name+".key", &pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	cert, err := tls.LoadX509KeyPair(p.path(name+".crt"), p.path(name+".key"))
+	require.NoError(t, err)
+	return cert
+}
+
+// greet connects and returns the server's certificate.
+func greet(t *testing.T, address string, client *tls.Config) (*x509.Certificate, error) {
+	t.Helper()
+	conn, err := tls.Dial("tcp", address, client)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	greeting, err := io.ReadAll(conn)
+	if err != nil {
+		return nil, err
+	}
+	require.Equal(t, "hello", string(greeting))
+	return conn.ConnectionState().PeerCertificates[0], nil
+}
+
+func trust(certs ...tls.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, c := range certs {
+		pool.AddCert(c.Leaf)
+	}
+	return pool
+}
+
+func TestTLS(t *testing.T) {
+	p := &pki{dir: t.TempDir()}
+	old, alice := p.issue(t, "server"), p.issue(t, "alice")
+	r := startServer(t, testConfig(t,
+		"--listen-client-urls=https://127.0.0.1:0",
+		"--cert-file="+p.path("server.crt"), "--key-file="+p.path("server.key"),
+		"--client-cert-auth", "--trusted-ca-file="+p.path("alice.crt"),
+	))
+	address := r.server.env.ClientListeners[0].Addr().String()
+	client := &tls.Config{RootCAs: trust(old), Certificates: []tls.Certificate{alice}, NextProtos: []string{"h2"}}
+
+	_, err := greet(t, address, client)
+	require.NoError(t, err)
+	_, err = greet(t, address, &tls.Config{RootCAs: trust(old)})
+	require.Error(t, err, "a client without a certificate is refused")
+
+	// The certificate is renewed. While only one of its files is new it cannot be
+	// loaded, and the old one serves.
+	key, err := os.ReadFile(p.path("server.key"))
+	require.NoError(t, err)
+	renewed := p.issue(t, "server")
+	renewedKey, err := os.ReadFile(p.path("server.key"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(p.path("server.key"), key, 0o600))
+	_, err = greet(t, address, client)
+	require.NoError(t, err)
+	require.Contains(t, r.log.String(), "serving the old ones")
+	require.NoError(t, os.WriteFile(p.path("server.key"), renewedKey, 0o600))
+	require.NoError(t, os.Chtimes(p.path("server.key"), time.Unix(1e6, 0), time.Unix(1e6, 0)))
+	client.RootCAs = trust(renewed)
+	got, err := greet(t, address, client)
+	require.NoError(t, err)
+	require.Equal(t, renewed.Leaf.SerialNumber, got.SerialNumber)
+
+	// So is the authority: those that only the old one vouched for are refused.
+	bob := p.issue(t, "bob")
+	p.write(t, "alice.crt", &pem.Block{Type: "CERTIFICATE", Bytes: bob.Certificate[0]})
+	_, err = greet(t, address, client)
+	require.Error(t, err)
+	client.Certificates = []tls.Certificate{bob}
+	_, err = greet(t, address, client)
+	require.NoError(t, err)
+
+	r.cancel()
+	require.NoError(t, <-r.done)
+}
+
+// Both HTTP/2 and HTTP/1.1 can be agreed on: the client port serves gRPC and
+// health.
+func TestTLSProtocols(t *testing.T) {
+	p := &pki{dir: t.TempDir()}
+	cert := p.issue(t, "server")
+	cfg, err := newTLSConfig(options.TLSConfig{CertFile: p.path("server.crt"), KeyFile: p.path("server.key")},
+		slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	ls, err := listen([]url.URL{{Scheme: "https", Host: "127.0.0.1:0"}}, cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = closeAll(ls) })
+	for _, proto := range []string{"h2", "http/1.1"} {
+		go func() {
+			if conn, err := ls[0].Accept(); err == nil {
+				_ = conn.(*tls.Conn).Handshake()
+				conn.Close()
+			}
+		}()
+		conn, err := tls.Dial("tcp", ls[0].Addr().String(), &tls.Config{RootCAs: trust(cert), NextProtos: []string{proto}})
+		require.NoError(t, err)
+		require.Equal(t, proto, conn.ConnectionState().NegotiatedProtocol)
+		conn.Close()
+	}
+}
+
+func TestTLSErrors(t *testing.T) {
+	p := &pki{dir: t.TempDir()}
+	p.issue(t, "server")
+	p.write(t, "empty.crt")
+	logger := slog.New(slog.DiscardHandler)
+	good := options.TLSConfig{CertFile: p.path("server.crt"), KeyFile: p.path("server.key")}
+
+	cfg, err := newTLSConfig(options.TLSConfig{}, logger)
+	require.NoError(t, err)
+	require.Nil(t, cfg)
+
+	bad := good
+	bad.CertFile = p.path("empty.crt")
+	_, err = newTLSConfig(bad, logger)
+	require.ErrorContains(t, err, "cannot load certificate")
+	bad = good
+	bad.TrustedCAFile = p.path("empty.crt")
+	_, err = newTLSConfig(bad, logger)
+	require.ErrorContains(t, err, "no certificate in")
+	bad.TrustedCAFile = p.path("none.crt")
+	_, err = newTLSConfig(bad, logger)
+	require.ErrorContains(t, err, "none.crt")
+}

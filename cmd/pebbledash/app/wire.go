@@ -1,0 +1,113 @@
+package app
+
+import (
+	"context"
+	"sync"
+
+	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
+	"github.com/pebbledash/pebbledash/gateway"
+	"github.com/pebbledash/pebbledash/gateway/watchcache"
+	"github.com/pebbledash/pebbledash/storage/member"
+)
+
+// joined is a member with the gateway before it and the hub between them.
+type joined struct {
+	env     *Env
+	hub     *watchcache.Hub
+	member  *member.Member
+	gateway *gateway.Server
+	// failed gets what the member can't go on from.
+	failed chan error
+	// stopping is closed by Stop.
+	stopping chan struct{}
+}
+
+// open opens the member's store and puts the gateway before it. It is the one
+// place where the rooms of storage and gateway are joined.
+func open(env *Env) (server, error) {
+	c := env.Config
+	j := &joined{env: env, failed: make(chan error, 1), stopping: make(chan struct{})}
+	j.hub = watchcache.NewHub(watchcache.Config{Registerer: env.Registry})
+	ver, _ := Version()
+	var err error
+	j.member, err = member.Open(member.Config{
+		Dir:            c.DataDir,
+		Name:           c.Name,
+		PeerURLs:       options.Strings(c.AdvertisePeerURLs),
+		ClientURLs:     options.Strings(c.AdvertiseClientURLs),
+		InitialCluster: c.InitialCluster,
+		ClusterToken:   c.InitialClusterToken,
+		Version:        ver,
+		TickInterval:   c.HeartbeatInterval,
+		ElectionTicks:  int(c.ElectionTimeout / c.HeartbeatInterval),
+		Clock:          env.Clock,
+		Logger:         env.Logger,
+		Registerer:     env.Registry,
+		Events:         j.hub,
+		Fatal:          func(err error) { j.failed <- err },
+	})
+	if err != nil {
+		j.hub.Close()
+		return nil, err
+	}
+	j.hub.Start(j.member, j.member.Revision())
+	j.gateway = gateway.New(gateway.Config{
+		MaxRequestBytes:       c.MaxRequestBytes,
+		MaxTxnOps:             c.MaxTxnOps,
+		MaxConcurrentStreams:  c.MaxConcurrentStreams,
+		KeepaliveMinTime:      c.KeepAlive.MinTime,
+		KeepaliveInterval:     c.KeepAlive.Interval,
+		KeepaliveTimeout:      c.KeepAlive.Timeout,
+		ElectionTimeout:       c.ElectionTimeout,
+		WatchProgressInterval: c.WatchProgressNotifyInterval,
+		Hub:                   j.hub,
+		Registerer:            env.Registry,
+		Gatherer:              env.Registry,
+		Logger:                env.Logger,
+		Clock:                 env.Clock,
+	}, j.member)
+	return j, nil
+}
+
+// Ready implements server.
+func (j *joined) Ready() <-chan struct{} { return j.member.Ready() }
+
+// Serve implements server.
+func (j *joined) Serve() error {
+	select {
+	case <-j.member.Ready():
+	case <-j.stopping:
+		return nil
+	case err := <-j.failed:
+		return err
+	}
+	served := make(chan error, len(j.env.ClientListeners)+len(j.env.MetricsListeners))
+	for _, l := range j.env.ClientListeners {
+		go func() { served <- j.gateway.Serve(l) }()
+	}
+	for _, l := range j.env.MetricsListeners {
+		go func() { served <- j.gateway.ServeHTTP(l) }()
+	}
+	for range cap(served) {
+		select {
+		case err := <-served:
+			if err != nil {
+				return err
+			}
+		case err := <-j.failed:
+			return err
+		}
+	}
+	return nil
+}
+
+// Stop implements server.
+func (j *joined) Stop(ctx context.Context) error {
+	close(j.stopping)
+	// Streams end with the hub, calls with the gateway; both at once.
+	var wg sync.WaitGroup
+	wg.Go(func() { j.gateway.Stop(ctx) })
+	wg.Go(j.hub.Close)
+	wg.Wait()
+	return j.member.Close()
+}

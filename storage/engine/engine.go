@@ -1,0 +1,160 @@
+// Package engine opens Pebble, the log-structured merge tree in which a member
+// keeps its raft logs and its state. It decides Pebble's options, key order and
+// format version, and turns Pebble's events into logs. It hides nothing: its
+// users work with Pebble's own types through the aliases below, and it is the
+// only package that imports Pebble.
+//
+// What keys mean is not its business: see storage/mvcc for the state and
+// storage/group for the logs.
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/cockroachkvs"
+	"github.com/cockroachdb/pebble/v2/sstable"
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Pebble's types, under this package's name.
+type (
+	// DB is an open Pebble.
+	DB = pebble.DB
+	// Batch is a set of writes that become visible, and durable, together.
+	Batch = pebble.Batch
+	// Iterator reads keys in order from one consistent view.
+	Iterator = pebble.Iterator
+	// IterOptions bounds an Iterator.
+	IterOptions = pebble.IterOptions
+	// CloneOptions are the differences of a cloned Iterator.
+	CloneOptions = pebble.CloneOptions
+	// Metrics are Pebble's own counters.
+	Metrics = pebble.Metrics
+)
+
+// ErrNotFound is what DB.Get returns for a key that is not there.
+var ErrNotFound = pebble.ErrNotFound
+
+// Whether a commit returns before or after its write-ahead log is synced.
+var (
+	Sync   = pebble.Sync
+	NoSync = pebble.NoSync
+)
+
+// formatVersion is what every database is written with. Raising it is a change
+// of the data format: an older binary will refuse the files.
+const formatVersion = pebble.FormatValueSeparation
+
+// Config of one database.
+type Config struct {
+	// Dir is the database's directory; it is made if it is not there.
+	Dir string
+	// FS is the file system; nil is the operating system's.
+	FS FS
+	// Log says that every commit must be durable by a write-ahead log. Without
+	// it a crash loses what was not flushed yet, in whole batches from the
+	// newest back: what is left is always a prefix of what was committed.
+	Log bool
+	// CacheBytes bounds the block cache.
+	CacheBytes int64
+	// MemTableBytes is the size at which a memtable is flushed.
+	MemTableBytes uint64
+	// Logger takes Pebble's own messages.
+	Logger *slog.Logger
+	// Flushed is called after each flush that made data durable. It must not
+	// block.
+	Flushed func()
+	// Fatal is called when a write to the disk has failed and the database can
+	// not go on: what was being committed is not durable and must not be
+	// acknowledged. The goroutine that was committing ends after Fatal returns.
+	// REQUIRES: not nil.
+	Fatal func(err error)
+}
+
+// Open opens the database, or makes an empty one.
+func Open(cfg Config) (*DB, error) {
+	if cfg.Fatal == nil {
+		return nil, errors.New("engine: Config.Fatal must be set")
+	}
+	fs := cfg.FS
+	if fs == nil {
+		fs = vfs.Default
+	}
+	opts := &pebble.Options{
+		FS:                          fs,
+		FormatMajorVersion:          formatVersion,
+		Comparer:                    &cockroachkvs.Comparer,
+		KeySchema:                   cockroachkvs.KeySchema.Name,
+		KeySchemas:                  sstable.MakeKeySchemas(&cockroachkvs.KeySchema),
+		DisableWAL:                  !cfg.Log,
+		CacheSize:                   cfg.CacheBytes,
+		MemTableSize:                cfg.MemTableBytes,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       2,
+		L0StopWritesThreshold:       1000,
+		LBaseMaxBytes:               64 << 20,
+		MaxOpenFiles:                4096,
+		BytesPerSync:                1 << 20,
+		Logger:                      logger{cfg.Logger, cfg.Fatal},
+		EventListener:               listener(cfg),
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].BlockSize = 16 << 10
+		opts.Levels[i].IndexBlockSize = 64 << 10
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		opts.Levels[i].FilterType = pebble.TableFilter
+	}
+	db, err := pebble.Open(cfg.Dir, opts)
+	if err != nil {
+		return nil, fmt.Errorf("engine: open %s: %w", cfg.Dir, err)
+	}
+	return db, nil
+}
+
+func listener(cfg Config) *pebble.EventListener {
+	l := &pebble.EventListener{
+		BackgroundError: func(err error) {
+			cfg.Logger.Error("background write to the database failed", "dir", cfg.Dir, "error", err)
+		},
+		DataCorruption: func(info pebble.DataCorruptionInfo) {
+			cfg.Fatal(fmt.Errorf("engine: corrupt data in %s: %s", info.Path, info.Details))
+		},
+		DiskSlow: func(info pebble.DiskSlowInfo) {
+			cfg.Logger.Warn("disk is slow", "path", info.Path, "operation", info.OpType.String(), "took", info.Duration)
+		},
+		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
+			cfg.Logger.Warn("writes wait for the database to flush", "dir", cfg.Dir, "reason", info.Reason)
+		},
+		FlushEnd: func(info pebble.FlushInfo) {
+			if info.Err == nil && cfg.Flushed != nil {
+				cfg.Flushed()
+			}
+		},
+	}
+	return l
+}
+
+// logger passes Pebble's messages on. Pebble reports a failed commit by Fatalf
+// and expects it not to return.
+type logger struct {
+	log   *slog.Logger
+	fatal func(error)
+}
+
+func (l logger) Infof(format string, args ...any) {
+	l.log.Debug("pebble", "message", fmt.Sprintf(format, args...))
+}
+
+func (l logger) Errorf(format string, args ...any) {
+	l.log.Error("pebble", "message", fmt.Sprintf(format, args...))
+}
+
+func (l logger) Fatalf(format string, args ...any) {
+	l.fatal(fmt.Errorf("engine: "+format, args...))
+	runtime.Goexit()
+}

@@ -1,0 +1,31 @@
+// Package group runs one raft group (room [6] of the drawing in
+// gateway/doc.go): it puts requests in order, has them evaluated, logs what they
+// change, and applies what is committed. It is the only package that knows
+// raft.
+//
+// # The life of a write
+//
+//	caller      Do puts the request into the inbox and waits
+//	group loop  evaluates everything in the inbox into one entry, proposes it
+//	log writer  writes the entries of all groups in one batch, with one sync
+//	group loop  learns that the entry is stable; raft commits it
+//	applier     applies all committed entries in one batch, publishes the
+//	            changes, and answers the callers
+//
+// A new entry is begun only when no append of this group is under way: whatever
+// arrives during a sync goes into the entry after it. So the batches grow with
+// the load, and an idle member answers after one sync.
+//
+// # Invariants
+//
+//  1. Only the leader of a term evaluates, and only after it has applied its
+//     own term's first entry; so an entry's effects are true of the state that
+//     they are applied to. An entry names the term it was evaluated in, and one
+//     that was appended in another is dropped by every replica.
+//  2. A caller is answered after its entry is applied here; an answer that
+//     changed nothing, after every entry that it saw is.
+//  3. Entries are applied only once they are stable in this replica's log; the
+//     log is truncated only below what the state would survive a crash with.
+//
+// The loop never waits for a disk: the log writer and the applier do.
+package group

@@ -1,0 +1,135 @@
+package group
+
+import (
+	"context"
+	"sync"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/pebbledash/pebbledash/storage/evaluate"
+)
+
+// proposal is one request on its way through the group.
+type proposal struct {
+	ctx  context.Context
+	op   evaluate.Op
+	size int
+	// done is closed when res and err are set.
+	done chan struct{}
+	res  evaluate.Result
+	err  error
+}
+
+func (p *proposal) fail(err error) {
+	p.res, p.err = evaluate.Result{}, err
+	close(p.done)
+}
+
+// letters is what can arrive for the loop.
+type letters struct {
+	proposals []*proposal
+	reads     []*read
+	steps     []*raftpb.Message
+	applied   []appliedNote
+	// calls are run by the loop.
+	calls []func()
+}
+
+func (l *letters) reset() {
+	clear(l.proposals)
+	clear(l.reads)
+	clear(l.steps)
+	clear(l.applied)
+	clear(l.calls)
+	l.calls = l.calls[:0]
+	l.proposals, l.reads = l.proposals[:0], l.reads[:0]
+	l.steps, l.applied = l.steps[:0], l.applied[:0]
+}
+
+// appliedNote tells the loop of one applied raft message.
+type appliedNote struct {
+	response *raftpb.Message
+	// own counts the entries that this replica evaluated.
+	own int
+	// term is that of the last entry.
+	term uint64
+}
+
+// inbox is where the other goroutines leave things for the loop.
+type inbox struct {
+	wake chan struct{}
+
+	mu     sync.Mutex // guards the fields below; nothing is taken after it
+	box    letters
+	closed bool
+}
+
+func (in *inbox) signal() {
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (in *inbox) put(add func(*letters) error) error {
+	in.mu.Lock()
+	if in.closed {
+		in.mu.Unlock()
+		return ErrStopped
+	}
+	err := add(&in.box)
+	in.mu.Unlock()
+	if err == nil {
+		in.signal()
+	}
+	return err
+}
+
+func (in *inbox) propose(p *proposal) error {
+	return in.put(func(l *letters) error {
+		if len(l.proposals) >= maxQueued {
+			return ErrTooManyRequests
+		}
+		l.proposals = append(l.proposals, p)
+		return nil
+	})
+}
+
+func (in *inbox) read(r *read) error {
+	return in.put(func(l *letters) error {
+		if len(l.reads) >= maxQueued {
+			return ErrTooManyRequests
+		}
+		l.reads = append(l.reads, r)
+		return nil
+	})
+}
+
+// step takes a raft message. One that comes after the end is dropped.
+func (in *inbox) step(m *raftpb.Message) {
+	_ = in.put(func(l *letters) error { l.steps = append(l.steps, m); return nil })
+}
+
+func (in *inbox) apply(a appliedNote) error {
+	return in.put(func(l *letters) error { l.applied = append(l.applied, a); return nil })
+}
+
+func (in *inbox) call(f func()) error {
+	return in.put(func(l *letters) error { l.calls = append(l.calls, f); return nil })
+}
+
+// take swaps what has arrived for the emptied box.
+func (in *inbox) take(box *letters) {
+	in.mu.Lock()
+	in.box, *box = *box, in.box
+	in.mu.Unlock()
+}
+
+func (in *inbox) close() letters {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.closed = true
+	box := in.box
+	in.box = letters{}
+	return box
+}

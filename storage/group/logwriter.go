@@ -1,0 +1,98 @@
+package group
+
+import (
+	"sync"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/pebbledash/pebbledash/storage/engine"
+)
+
+// LogWriter writes the logs of all groups of a member. What several groups, or
+// one, ask for while it is syncing goes into its next batch, with one sync.
+type LogWriter struct {
+	db *engine.DB
+
+	mu      sync.Mutex // guards the fields below; nothing is taken after it
+	queue   []appendRequest
+	closed  bool
+	wake    chan struct{}
+	stopped chan struct{}
+}
+
+// appendRequest is one raft message to the log.
+type appendRequest struct {
+	log *Log
+	msg *raftpb.Message
+	// done is called when the message's writes are durable.
+	done func(*raftpb.Message)
+}
+
+// NewLogWriter starts the writer over db, which must have a write-ahead log.
+func NewLogWriter(db *engine.DB) *LogWriter {
+	w := &LogWriter{db: db, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+	go w.run()
+	return w
+}
+
+// Close writes what is queued and stops the writer.
+func (w *LogWriter) Close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.signal()
+	<-w.stopped
+}
+
+func (w *LogWriter) signal() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+// submit queues one message of a log. Messages of one log are written, and
+// done is called, in their order.
+func (w *LogWriter) submit(r appendRequest) {
+	w.mu.Lock()
+	w.queue = append(w.queue, r)
+	w.mu.Unlock()
+	w.signal()
+}
+
+func (w *LogWriter) run() {
+	// Deferred, because a failed commit ends this goroutine (engine.Config.Fatal).
+	defer close(w.stopped)
+	var work []appendRequest
+	for range w.wake {
+		w.mu.Lock()
+		work, w.queue = w.queue, work[:0]
+		closed := w.closed
+		w.mu.Unlock()
+		if len(work) > 0 {
+			w.write(work)
+		}
+		clear(work)
+		if closed {
+			return
+		}
+	}
+}
+
+func (w *LogWriter) write(work []appendRequest) {
+	batch := w.db.NewBatch()
+	for _, r := range work {
+		r.log.encode(batch, r.msg)
+	}
+	if !batch.Empty() {
+		// An error of Commit does not come back: see engine.Config.Fatal.
+		if err := batch.Commit(engine.Sync); err != nil {
+			panic(err)
+		}
+	}
+	_ = batch.Close()
+	for _, r := range work {
+		r.log.stable(r.msg)
+		r.done(r.msg)
+	}
+}

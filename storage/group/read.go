@@ -1,0 +1,94 @@
+package group
+
+import (
+	"encoding/binary"
+
+	"go.etcd.io/raft/v3"
+)
+
+// read waits until leadership is confirmed and the state is as new as it was
+// then.
+type read struct {
+	done chan error
+	// answer are requests that changed nothing and are answered with it.
+	answer []*proposal
+}
+
+func (r *read) finish(err error) {
+	if r.done != nil {
+		r.done <- err
+	}
+	for _, p := range r.answer {
+		if err != nil {
+			p.fail(err)
+		} else {
+			close(p.done)
+		}
+	}
+}
+
+// readQueue batches reads: those that come while a confirmation is under way
+// share the next (Ongaro, "Consensus: Bridging Theory and Practice", 6.4). It
+// belongs to the loop.
+type readQueue struct {
+	waiting []*read
+	// asked is under way, named by number.
+	asked  []*read
+	number uint64
+	// ready wait for the state to reach index.
+	ready []readyRead
+	lead  uint64
+}
+
+type readyRead struct {
+	index uint64
+	reads []*read
+}
+
+func (q *readQueue) add(rs []*read) { q.waiting = append(q.waiting, rs...) }
+
+// leaderChanged asks again: a confirmation by another leader may not come.
+func (q *readQueue) leaderChanged(lead uint64) {
+	q.lead = lead
+	q.waiting = append(q.asked, q.waiting...)
+	q.asked = nil
+}
+
+// serve asks for the next confirmation and answers those that are done.
+func (q *readQueue) serve(g *Group) {
+	if len(q.waiting) > 0 && len(q.asked) == 0 && q.lead != raft.None && (g.role != raft.StateLeader || g.leading) {
+		q.number++
+		q.asked, q.waiting = q.waiting, nil
+		g.rn.ReadIndex(binary.BigEndian.AppendUint64(nil, q.number))
+	}
+	applied := g.applier.index.Load()
+	for len(q.ready) > 0 && q.ready[0].index <= applied {
+		for _, r := range q.ready[0].reads {
+			r.finish(nil)
+		}
+		q.ready = q.ready[1:]
+	}
+}
+
+func (q *readQueue) confirmed(ctx []byte, index uint64) {
+	if len(ctx) != 8 || binary.BigEndian.Uint64(ctx) != q.number || len(q.asked) == 0 {
+		return
+	}
+	q.ready = append(q.ready, readyRead{index, q.asked})
+	q.asked = nil
+}
+
+func (q *readQueue) fail(err error) {
+	for _, r := range q.waiting {
+		r.finish(err)
+	}
+	for _, r := range q.asked {
+		r.finish(err)
+	}
+	for _, rr := range q.ready {
+		for _, r := range rr.reads {
+			r.finish(err)
+		}
+	}
+	*q = readQueue{}
+}

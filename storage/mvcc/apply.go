@@ -1,0 +1,234 @@
+package mvcc
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/pebbledash/pebbledash/storage/engine"
+)
+
+// Batch gathers the effects of committed entries; Commit applies them at once.
+// For the applying goroutine.
+type Batch struct {
+	store *Store
+	pb    *engine.Batch
+	out   Outcome
+	next  Applied
+	main  int64
+
+	// keyBuf and valueBuf are scratch.
+	keyBuf, valueBuf []byte
+}
+
+// Outcome is what an applied batch changed, for those that watch: a batch's
+// effects, decoded once for all of them.
+type Outcome struct {
+	// Events are the changes of keys in revision order, without PrevKv. Their
+	// bytes alias the entries that they came from.
+	Events []*mvccpb.Event
+	// Leases are the changes of leases, in order.
+	Leases []LeaseChange
+	// Compacted is the revision of the batch's last compaction, 0 for none.
+	Compacted int64
+	// Revision is the store's revision with the batch.
+	Revision int64
+}
+
+// LeaseChange is a lease granted, revoked or checkpointed.
+type LeaseChange struct {
+	ID int64
+	// TTL is that of a grant, in seconds.
+	TTL int64
+	// Remaining is what a checkpoint leaves of the TTL, in seconds.
+	Remaining int64
+	Kind      LeaseChangeKind
+}
+
+// LeaseChangeKind tells what happened to a lease.
+type LeaseChangeKind int8
+
+// The kinds.
+const (
+	LeaseGranted LeaseChangeKind = iota
+	LeaseRevoked
+	LeaseCheckpointed
+)
+
+// NewBatch begins a batch that follows everything applied.
+func (s *Store) NewBatch() *Batch {
+	return &Batch{store: s, pb: s.db.NewBatch(), next: s.applied}
+}
+
+// Add adds the effects of the entry at index. They may be empty. After an error
+// the batch must be dropped: the entry does not make sense to this version, or
+// is damaged.
+// REQUIRES: index > the last one's, and effects is not changed afterwards.
+func (b *Batch) Add(index, term uint64, effects []byte) error {
+	if index <= b.next.Index {
+		return fmt.Errorf("mvcc: entry %d follows entry %d", index, b.next.Index)
+	}
+	b.next.Index, b.next.Term = index, term
+	r := effectReader{buf: effects}
+	b.main = 0
+	for len(r.buf) > 0 {
+		kind, err := r.kind()
+		if err == nil {
+			err = b.add(kind, &r)
+		}
+		if err == nil {
+			err = r.err
+		}
+		if err != nil {
+			return fmt.Errorf("mvcc: entry %d: %w", index, err)
+		}
+	}
+	return nil
+}
+
+func (b *Batch) add(kind effectKind, r *effectReader) error {
+	switch kind {
+	case effectRevision:
+		main := r.num()
+		if main <= b.next.Revision {
+			return fmt.Errorf("revision %d follows %d", main, b.next.Revision)
+		}
+		b.main, b.next.Revision = main, main
+		return nil
+	case effectPut:
+		return b.addPut(r)
+	case effectDelete:
+		return b.addDelete(r)
+	case effectGrant:
+		id, ttl := r.num(), r.num()
+		return b.addLease(LeaseChange{ID: id, TTL: ttl, Kind: LeaseGranted}, ttl, 0)
+	case effectRevoke:
+		id := r.num()
+		b.out.Leases = append(b.out.Leases, LeaseChange{ID: id, Kind: LeaseRevoked})
+		b.keyBuf = b.store.group.leaseKey(b.keyBuf[:0], id)
+		return b.pb.Delete(b.keyBuf, nil)
+	case effectCheckpoint:
+		id, remaining := r.num(), r.num()
+		ttl, err := b.leaseTTL(id)
+		if errors.Is(err, engine.ErrNotFound) {
+			return nil // revoked before it in the log
+		}
+		if err != nil {
+			return err
+		}
+		return b.addLease(LeaseChange{ID: id, Remaining: remaining, Kind: LeaseCheckpointed}, ttl, remaining)
+	case effectCompact:
+		b.out.Compacted = r.num()
+		return b.pb.Set(b.store.group.metaKey(metaCompacted), encodeRevision(b.out.Compacted), nil)
+	}
+	return fmt.Errorf("effect of kind %d is not handled", kind)
+}
+
+func (b *Batch) addPut(r *effectReader) error {
+	rev := Revision{Main: b.main, Sub: r.num()}
+	key := r.bytes()
+	h := Head{Mod: b.main, Create: r.num(), Version: r.num(), Lease: r.num()}
+	leaseBefore := r.num()
+	value := r.bytes()
+	if r.err != nil {
+		return r.err
+	}
+	if b.main == 0 {
+		return errors.New("put without a revision")
+	}
+	g := b.store.group
+	b.keyBuf = g.dataKey(b.keyBuf[:0], key, rev)
+	b.valueBuf = appendRecord(b.valueBuf[:0], h, value)
+	if err := b.pb.Set(b.keyBuf, b.valueBuf, nil); err != nil {
+		return err
+	}
+	if err := b.addRevision(rev, key); err != nil {
+		return err
+	}
+	if leaseBefore != h.Lease {
+		if err := b.detach(leaseBefore, key); err != nil {
+			return err
+		}
+		if h.Lease != 0 {
+			b.keyBuf = g.attachKey(b.keyBuf[:0], h.Lease, key)
+			if err := b.pb.Set(b.keyBuf, nil, nil); err != nil {
+				return err
+			}
+		}
+	}
+	b.out.Events = append(b.out.Events, &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: h.keyValue(key, value)})
+	return nil
+}
+
+func (b *Batch) addDelete(r *effectReader) error {
+	rev := Revision{Main: b.main, Sub: r.num()}
+	key := r.bytes()
+	leaseBefore := r.num()
+	if r.err != nil {
+		return r.err
+	}
+	if b.main == 0 {
+		return errors.New("delete without a revision")
+	}
+	b.keyBuf = b.store.group.dataKey(b.keyBuf[:0], key, rev)
+	if err := b.pb.Set(b.keyBuf, nil, nil); err != nil {
+		return err
+	}
+	if err := b.addRevision(rev, key); err != nil {
+		return err
+	}
+	if err := b.detach(leaseBefore, key); err != nil {
+		return err
+	}
+	b.out.Events = append(b.out.Events, deletion(key, rev.Main))
+	return nil
+}
+
+func deletion(key []byte, main int64) *mvccpb.Event {
+	return &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: key, ModRevision: main}}
+}
+
+func (b *Batch) addRevision(rev Revision, key []byte) error {
+	b.keyBuf = b.store.group.revsKey(b.keyBuf[:0], rev)
+	return b.pb.Set(b.keyBuf, key, nil)
+}
+
+func (b *Batch) detach(lease int64, key []byte) error {
+	if lease == 0 {
+		return nil
+	}
+	b.keyBuf = b.store.group.attachKey(b.keyBuf[:0], lease, key)
+	return b.pb.Delete(b.keyBuf, nil)
+}
+
+// SetConfState stores raft's configuration as of this batch.
+func (b *Batch) SetConfState(state []byte) error {
+	return b.pb.Set(b.store.group.metaKey(metaConfState), state, nil)
+}
+
+// Commit applies the batch and lets readers see it. It is not synced: the log
+// is. It must not be called again, whatever it returns.
+func (b *Batch) Commit() (Outcome, error) {
+	s := b.store
+	if err := b.pb.Set(s.group.metaKey(metaApplied), b.next.encode(), nil); err != nil {
+		return Outcome{}, fmt.Errorf("mvcc: apply: %w", err)
+	}
+	if err := b.pb.Commit(engine.NoSync); err != nil {
+		return Outcome{}, fmt.Errorf("mvcc: apply: %w", err)
+	}
+	if err := b.pb.Close(); err != nil {
+		return Outcome{}, fmt.Errorf("mvcc: apply: %w", err)
+	}
+	s.applied = b.next
+	if b.out.Compacted > s.Compacted() {
+		s.compacted.Store(b.out.Compacted)
+	}
+	// Last: whoever sees the revision sees its changes and what they imply.
+	s.revision.Store(b.next.Revision)
+	b.out.Revision = b.next.Revision
+	return b.out, nil
+}
+
+// Drop gives up a batch that will not be committed.
+func (b *Batch) Drop() { _ = b.pb.Close() }

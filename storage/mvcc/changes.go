@@ -1,0 +1,104 @@
+package mvcc
+
+import (
+	"context"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/pebbledash/pebbledash/storage/engine"
+)
+
+// Changes calls fn for every change of a key in span with main revision from
+// up to and including to, in revision order and without PrevKv, until fn
+// returns an error, which it returns. It returns ErrCompacted, before the first
+// call, if from is below the compacted revision. to may be any revision that
+// readers may see.
+func (s *Store) Changes(ctx context.Context, span Span, from, to int64, fn func(*mvccpb.Event) error) error {
+	it, err := s.db.NewIter(&engine.IterOptions{
+		LowerBound: s.group.revsKey(nil, Revision{Main: from}),
+		UpperBound: s.group.revsKey(nil, Revision{Main: to + 1}),
+	})
+	if err != nil {
+		return fmt.Errorf("mvcc: changes: %w", err)
+	}
+	defer func() { _ = it.Close() }()
+	if err := s.checkCompacted(from); err != nil {
+		return err
+	}
+	data, err := s.cloneForData(it)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = data.Close() }()
+
+	var seek []byte
+	steps := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		if steps++; steps%stepsPerCheck == 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+		key, err := it.ValueAndErr()
+		if err != nil {
+			return fmt.Errorf("mvcc: changes: %w", err)
+		}
+		if !span.Contains(key) {
+			continue
+		}
+		rev, err := splitRevsKey(it.Key())
+		if err != nil {
+			return err
+		}
+		seek = s.group.dataKey(seek[:0], key, rev)
+		ev, err := eventAt(data, seek, key, rev)
+		if err != nil {
+			return err
+		}
+		if err := fn(ev); err != nil {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("mvcc: changes: %w", err)
+	}
+	return nil
+}
+
+// cloneForData returns an iterator over the 'k' table of the view of it.
+func (s *Store) cloneForData(it *engine.Iterator) (*engine.Iterator, error) {
+	lower, upper := s.group.bounds(tableData)
+	data, err := it.Clone(engine.CloneOptions{
+		IterOptions: &engine.IterOptions{LowerBound: lower, UpperBound: upper},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mvcc: %w", err)
+	}
+	return data, nil
+}
+
+// eventAt reads the row of exactly one version. seek is its key.
+func eventAt(data *engine.Iterator, seek, key []byte, rev Revision) (*mvccpb.Event, error) {
+	if !data.SeekPrefixGE(seek) || string(data.Key()) != string(seek) {
+		if err := data.Error(); err != nil {
+			return nil, fmt.Errorf("mvcc: changes: %w", err)
+		}
+		return nil, fmt.Errorf("mvcc: the state is damaged: revision %d.%d of key %q has no row", rev.Main, rev.Sub, key)
+	}
+	rec, err := data.ValueAndErr()
+	if err != nil {
+		return nil, fmt.Errorf("mvcc: changes: %w", err)
+	}
+	buf := make([]byte, len(key)+len(rec))
+	copy(buf[copy(buf, key):], rec)
+	key = buf[:len(key):len(key)]
+	if len(rec) == 0 {
+		return deletion(key, rev.Main), nil
+	}
+	h, value, err := splitRecord(buf[len(key):], rev.Main)
+	if err != nil {
+		return nil, err
+	}
+	return &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: h.keyValue(key, value)}, nil
+}
