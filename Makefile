@@ -48,7 +48,8 @@ run: build
 # Tests that need a server run bin/pebbledash as it is, so they come after build.
 .PHONY: test
 test: build
-	go test -timeout 8m ./...
+	go test -timeout 8m $$(go list ./... | grep -v /storage/sim)
+	go test -timeout 8m -count=1 -v ./storage/sim | grep -v '^=== '
 
 .PHONY: test-race
 test-race: build

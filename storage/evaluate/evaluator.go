@@ -70,6 +70,7 @@ func New(cfg Config) *Evaluator {
 // REQUIRES: nothing that was in flight will be applied, or all of it has been.
 func (e *Evaluator) Reset() {
 	e.overlay.reset()
+	e.w.heads.reset()
 	e.entries = e.entries[:0]
 	e.effects = nil
 	e.head = e.cfg.Store.Revision()
@@ -113,6 +114,7 @@ func (e *Evaluator) Applied() {
 	for _, k := range done.keys {
 		if v := e.overlay.keys[k]; v != nil && v.entry == done.entry {
 			delete(e.overlay.keys, k)
+			e.w.heads.put(k, headOrNone{v.head, !v.deleted})
 		}
 	}
 	for _, id := range done.leases {

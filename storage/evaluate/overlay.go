@@ -47,6 +47,7 @@ func (o *overlay) reset() {
 // flight over it, and the request's own changes over that.
 type working struct {
 	store    *mvcc.Store
+	heads    heads
 	inFlight map[string]*version
 	own      map[string]*version
 	// pending are KeyValues given out that show the request's own changes:
@@ -67,7 +68,14 @@ func (w *working) head(key []byte) (mvcc.Head, bool, error) {
 	if v := w.unapplied(key); v != nil {
 		return v.head, !v.deleted, nil
 	}
-	return w.store.Head(key)
+	if h, ok := w.heads.get(key); ok {
+		return h.head, h.ok, nil
+	}
+	h, ok, err := w.store.Head(key)
+	if err == nil {
+		w.heads.put(string(key), headOrNone{h, ok})
+	}
+	return h, ok, err
 }
 
 func (w *working) get(key []byte) (*mvccpb.KeyValue, error) {

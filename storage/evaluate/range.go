@@ -166,9 +166,8 @@ func runGet(src source, r *Range) (Result, error) {
 // collect gathers the keys of a range. A sort or a filter needs all of them
 // before the limit can be applied, as in etcd.
 func collect(src source, cur cursor, span mvcc.Span, r *Range) (Result, error) {
-	sorted := r.SortOrder != SortNone && !(r.SortTarget == SortByKey && r.SortOrder == SortAscend)
 	// etcd sorts by another target than the key even when no order is given.
-	sorted = sorted || (r.SortTarget != SortByKey && r.SortOrder == SortNone)
+	sorted := r.SortTarget != SortByKey || r.SortOrder == SortDescend
 	filtered := r.MinMod != 0 || r.MaxMod != 0 || r.MinCreate != 0 || r.MaxCreate != 0
 	limit := r.Limit
 	if sorted || filtered {

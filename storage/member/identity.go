@@ -73,7 +73,7 @@ func ParseInitialCluster(value, token string) (InitialCluster, error) {
 			}
 			owner[u] = true
 		}
-		c.Members = append(c.Members, InitialMember{ID: MemberID(urls, token), Name: name, PeerURLs: urls})
+		c.Members = append(c.Members, InitialMember{ID: memberID(urls, token), Name: name, PeerURLs: urls})
 	}
 	slices.SortFunc(c.Members, func(a, b InitialMember) int { return cmp.Compare(a.Name, b.Name) })
 
@@ -252,18 +252,14 @@ func ParseURLs(given []string) ([]string, error) {
 	return urls, nil
 }
 
-// MemberID returns the identifier of a member of a cluster that is being made.
-// peerURLs must be as ParseURLs returns them.
-func MemberID(peerURLs []string, token string) uint64 {
-	return memberID(peerURLs, token)
-}
-
 // AddedMemberID returns the identifier of a member that is added, at now, to a
 // cluster that is there. peerURLs must be as ParseURLs returns them.
 func AddedMemberID(peerURLs []string, now time.Time) uint64 {
 	return memberID(peerURLs, strconv.FormatInt(now.Unix(), 10))
 }
 
+// memberID hashes the URLs, as ParseURLs returns them, with the cluster token or
+// the time.
 func memberID(peerURLs []string, suffix string) uint64 {
 	return hashID([]byte(strings.Join(slices.Sorted(slices.Values(peerURLs)), "") + suffix))
 }

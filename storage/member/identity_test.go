@@ -135,27 +135,33 @@ func TestCheckAdvertised(t *testing.T) {
 		{"another name", "m2=http://a:1", []string{"http://a:1"}, `couldn't find local name "m1" in the initial cluster configuration`},
 		{"not a URL", "m1=http://a:1", []string{"a:1"}, `--initial-advertise-peer-urls: URL scheme must be http, https, unix, or unixs: "a:1"`},
 		{
-			"more in the cluster", "m1=http://a:1,m1=http://b:1", []string{"http://a:1"},
+			"more in the cluster", "m1=http://a:1,m1=http://b:1",
+			[]string{"http://a:1"},
 			`--initial-cluster has m1=http://b:1 but missing from --initial-advertise-peer-urls=http://a:1 (2 URLs against 1)`,
 		},
 		{
-			"more advertised", "m1=http://a:1", []string{"http://a:1", "http://b:1"},
+			"more advertised", "m1=http://a:1",
+			[]string{"http://a:1", "http://b:1"},
 			`--initial-advertise-peer-urls has http://b:1 but missing from --initial-cluster=m1=http://a:1 (1 URLs against 2)`,
 		},
 		{
-			"another scheme", "m1=https://m1.example:2380", []string{"http://192.0.2.1:2380"},
+			"another scheme", "m1=https://m1.example:2380",
+			[]string{"http://192.0.2.1:2380"},
 			`--initial-cluster has m1=https://m1.example:2380 but missing from --initial-advertise-peer-urls=http://192.0.2.1:2380 ("https://192.0.2.1:2380" is not "http://192.0.2.1:2380")`,
 		},
 		{
-			"localhost is never resolved", "m1=http://localhost:24801", []string{"http://192.0.2.1:2380"},
+			"localhost is never resolved", "m1=http://localhost:24801",
+			[]string{"http://192.0.2.1:2380"},
 			`--initial-cluster has m1=http://localhost:24801 but missing from --initial-advertise-peer-urls=http://192.0.2.1:2380 ("http://localhost:24801" is not "http://192.0.2.1:2380")`,
 		},
 		{
-			"unknown host", "m1=http://nowhere:1", []string{"http://192.0.2.1:2380"},
+			"unknown host", "m1=http://nowhere:1",
+			[]string{"http://192.0.2.1:2380"},
 			`--initial-cluster has m1=http://nowhere:1 but missing from --initial-advertise-peer-urls=http://192.0.2.1:2380 (failed to resolve "http://nowhere:1": no such host)`,
 		},
 		{
-			"unix", "m1=unix://a", []string{"unix://b"},
+			"unix", "m1=unix://a",
+			[]string{"unix://b"},
 			`--initial-cluster has m1=unix://a but missing from --initial-advertise-peer-urls=unix://b ("unix://a" is not "unix://b")`,
 		},
 	} {
@@ -185,7 +191,7 @@ func TestAddedMemberID(t *testing.T) {
 	urls := []string{"http://127.0.0.1:24700", "http://127.0.0.1:24802"}
 	now := time.Unix(1795351046, 999)
 	require.EqualValues(t, 6695790055411928505, AddedMemberID(urls, now)) // etcd 3.7.3, at that second
-	require.Equal(t, MemberID(urls, "1795351046"), AddedMemberID(urls, now))
+	require.Equal(t, memberID(urls, "1795351046"), AddedMemberID(urls, now))
 	require.NotEqual(t, AddedMemberID(urls, now), AddedMemberID(urls, now.Add(time.Second)))
 	require.Equal(t, ClusterID([]uint64{1, 2}), ClusterID([]uint64{2, 1}))
 }
@@ -200,7 +206,7 @@ func FuzzParseInitialCluster(f *testing.F) {
 		for _, m := range c.Members {
 			again, err := ParseURLs(m.PeerURLs)
 			require.NoError(t, err)
-			require.Equal(t, m.ID, MemberID(again, token))
+			require.Equal(t, m.ID, memberID(again, token))
 		}
 	})
 }

@@ -2,6 +2,7 @@ package member
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -22,15 +23,24 @@ func (m *Member) Do(ctx context.Context, op evaluate.Op) (evaluate.Result, error
 // from one revision. Unless serializable is set, that revision holds everything
 // that was acknowledged before the call.
 func (m *Member) Read(ctx context.Context, op evaluate.Op, serializable bool) (evaluate.Result, error) {
-	// A compaction may overtake a read at the head between the choice of the
-	// revision and the view of the store; then there is a newer head.
+	return m.atHead(ctx, serializable, func(head int64) (evaluate.Result, error) {
+		return m.readAt(ctx, op, head)
+	})
+}
+
+// atHead calls read with the revision to read at. A compaction may overtake a
+// read between the choice of the revision and the view of the store; then there
+// is a newer revision to read at.
+func (m *Member) atHead(
+	ctx context.Context, serializable bool, read func(head int64) (evaluate.Result, error),
+) (evaluate.Result, error) {
 	for {
 		head, err := m.readRevision(ctx, serializable)
 		if err != nil {
 			return evaluate.Result{}, err
 		}
-		res, err := m.readAt(ctx, op, head)
-		if err != mvcc.ErrCompacted || m.Compacted() <= head { //nolint:errorlint // The reads return the sentinel itself.
+		res, err := read(head)
+		if !errors.Is(err, mvcc.ErrCompacted) || m.Compacted() <= head {
 			return res, err
 		}
 	}
@@ -53,11 +63,10 @@ func (m *Member) RangeStream(
 	ctx context.Context, r *evaluate.Range, serializable bool, maxBytes int,
 	emit func([]*mvccpb.KeyValue) error,
 ) (evaluate.Result, error) {
-	head, err := m.readRevision(ctx, serializable)
-	if err != nil {
-		return evaluate.Result{}, err
-	}
-	return evaluate.Stream(ctx, m.store, head, r, maxBytes, emit)
+	return m.atHead(ctx, serializable, func(head int64) (evaluate.Result, error) {
+		// ErrCompacted comes before the first chunk or not at all.
+		return evaluate.Stream(ctx, m.store, head, r, maxBytes, emit)
+	})
 }
 
 func (m *Member) readRevision(ctx context.Context, serializable bool) (int64, error) {

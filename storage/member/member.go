@@ -166,6 +166,10 @@ func (m *Member) open() error {
 	if err != nil {
 		return err
 	}
+	m.run(func(ctx context.Context) {
+		<-ctx.Done()
+		m.core.Stop()
+	})
 	m.run(m.scrub.run)
 	m.run(m.truncateLogs)
 	m.run(m.expireLeases)
@@ -214,9 +218,6 @@ func (m *Member) fail(err error) {
 	}
 	m.cfg.Logger.Error("the member can not go on and stops; what was acknowledged is safe", "error", err)
 	m.stop()
-	if m.core != nil {
-		go m.core.Stop()
-	}
 	if m.cfg.Fatal != nil {
 		m.cfg.Fatal(err)
 	}
@@ -239,7 +240,6 @@ func (m *Member) Close() error {
 	var err error
 	m.closing.Do(func() {
 		m.stop()
-		m.core.Stop()
 		m.workers.Wait()
 		err = m.closeFiles()
 	})
@@ -247,15 +247,17 @@ func (m *Member) Close() error {
 }
 
 func (m *Member) closeFiles() error {
-	var errs []error
 	if m.writer != nil {
 		m.writer.Close()
 	}
+	if err := m.Err(); err != nil {
+		// A database that has failed may never come back from Close. Its files
+		// are as a crash leaves them, which is all that a restart needs.
+		return err
+	}
+	var errs []error
 	if m.state != nil {
-		if m.Err() == nil {
-			errs = append(errs, m.state.Flush())
-		}
-		errs = append(errs, m.state.Close())
+		errs = append(errs, m.state.Flush(), m.state.Close())
 	}
 	if m.logs != nil {
 		errs = append(errs, m.logs.Close())
