@@ -3,6 +3,10 @@
 # to be built besides (the linter, and the etcd and Kubernetes that tests run
 # beside us) is kept by version in $(CACHE), outside the checkout.
 
+# A pipe fails with any of its commands.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -ec
+
 CACHE ?= $(or $(PEBBLEDASH_CACHE),$(HOME)/.cache/pebbledash)
 export PEBBLEDASH_CACHE := $(CACHE)
 

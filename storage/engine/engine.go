@@ -122,7 +122,7 @@ func listener(cfg Config) *pebble.EventListener {
 			cfg.Logger.Error("background write to the database failed", "dir", cfg.Dir, "error", err)
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
-			cfg.Fatal(fmt.Errorf("engine: corrupt data in %s: %s", info.Path, info.Details))
+			cfg.Fatal(fmt.Errorf("engine: corrupt data in %s: %w", info.Path, info.Details))
 		},
 		DiskSlow: func(info pebble.DiskSlowInfo) {
 			cfg.Logger.Warn("disk is slow", "path", info.Path, "operation", info.OpType.String(), "took", info.Duration)

@@ -112,9 +112,9 @@ type Group struct {
 	// what was evaluated last will not be applied, so that the evaluator must
 	// then begin again from the applied state.
 	drain, forget bool
-	reads   readQueue
-	queue   []*proposal
-	voters  []uint64
+	reads         readQueue
+	queue         []*proposal
+	voters        []uint64
 
 	// status is published by the loop for Status.
 	status atomic.Pointer[Status]
@@ -294,8 +294,8 @@ func (g *Group) handleReady() {
 	for g.rn.HasReady() {
 		rd := g.rn.Ready()
 		if rd.SoftState != nil {
-			g.role = rd.SoftState.RaftState
-			g.reads.leaderChanged(rd.SoftState.Lead)
+			g.role = rd.RaftState
+			g.reads.leaderChanged(rd.Lead)
 			if g.role != raft.StateLeader && g.leading {
 				g.setLeading(false)
 			}
@@ -411,10 +411,7 @@ func Bootstrap(l *Log, store *mvcc.Store, voters []uint64, flush func() error) e
 	}
 	if store.Applied().Index == 0 {
 		b := store.NewBatch()
-		if err := b.Add(index, term, nil); err == nil {
-			err = b.SetConfState(row)
-		}
-		if err != nil {
+		if err := errors.Join(b.Add(index, term, nil), b.SetConfState(row)); err != nil {
 			b.Drop()
 			return fmt.Errorf("group: bootstrap: %w", err)
 		}

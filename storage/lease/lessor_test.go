@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -122,8 +121,8 @@ func TestWait(t *testing.T) {
 			t.Helper()
 			synctest.Wait()
 			select {
-			case <-woken:
-				t.Fatal("it has woken up")
+			case err := <-woken:
+				t.Fatal("it has woken up", err)
 			default:
 			}
 		}
@@ -252,22 +251,23 @@ func TestMetrics(t *testing.T) {
 	clk.Advance(3 * time.Second)
 	require.Len(t, le.Expired(2), 2)
 	le.Revoked(0)
-	require.EqualValues(t, 4, testutil.ToFloat64(le.metrics.granted))
-	require.EqualValues(t, 1, testutil.ToFloat64(le.metrics.renewed))
-	require.EqualValues(t, 2, testutil.ToFloat64(le.metrics.revoked))
-	require.EqualValues(t, 1, testutil.ToFloat64(le.metrics.expired))
 	families, err := reg.Gather()
 	require.NoError(t, err)
-	gauges := map[string]float64{}
+	values := map[string]float64{}
 	for _, f := range families {
-		if g := f.GetMetric()[0].GetGauge(); g != nil {
-			gauges[f.GetName()] = g.GetValue()
+		for _, m := range f.GetMetric() {
+			values[f.GetName()] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + m.GetHistogram().GetSampleSum()
 		}
 	}
 	require.Equal(t, map[string]float64{
-		"pebbledash_lease_leases":              2,
-		"pebbledash_lease_pending_revocations": 1,
-	}, gauges)
+		"etcd_debugging_lease_granted_total":        4,
+		"etcd_debugging_lease_renewed_total":        1,
+		"etcd_debugging_lease_revoked_total":        2,
+		"etcd_debugging_lease_ttl_total":            12,
+		"etcd_debugging_server_lease_expired_total": 1,
+		"pebbledash_lease_leases":                   2,
+		"pebbledash_lease_pending_revocations":      1,
+	}, values)
 }
 
 // TestConcurrent is for the race detector, and for the queues to survive.

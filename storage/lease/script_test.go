@@ -171,35 +171,35 @@ func duration(t *testing.T, d *datadriven.TestData, key string) time.Duration {
 }
 
 // check asserts the invariants of the queues.
-func (le *Lessor) check(t testing.TB) {
-	t.Helper()
+func (le *Lessor) check(tb testing.TB) {
+	tb.Helper()
 	le.mu.Lock()
 	defer le.mu.Unlock()
 	revoking := 0
 	for id, l := range le.leases {
-		require.Equal(t, id, l.id)
+		require.Equal(tb, id, l.id)
 		for q := range le.queues {
 			if pos := l.pos[q]; pos >= 0 {
-				require.Same(t, l, le.queues[q].items[pos])
+				require.Same(tb, l, le.queues[q].items[pos])
 			}
 		}
 		if l.revoking {
 			revoking++
-			require.Negative(t, l.pos[byCheckpoint])
+			require.Negative(tb, l.pos[byCheckpoint])
 		}
 		// Nothing is ever forgotten by the queues of a primary.
-		require.Equal(t, le.primary && !l.revoking, le.primary && !l.revoking && l.pos[byExpiry] >= 0)
+		require.Equal(tb, le.primary && !l.revoking, le.primary && !l.revoking && l.pos[byExpiry] >= 0)
 		if !le.primary {
-			require.Equal(t, forever, l.due[byExpiry])
+			require.Equal(tb, forever, l.due[byExpiry])
 		}
 	}
-	require.Equal(t, revoking, le.revoking)
+	require.Equal(tb, revoking, le.revoking)
 	for q := range le.queues {
 		items := le.queues[q].items
 		for i := range items {
-			require.Same(t, items[i], le.leases[items[i].id])
+			require.Same(tb, items[i], le.leases[items[i].id])
 			if i > 0 {
-				require.False(t, le.queues[q].less(items[i], items[(i-1)/2]))
+				require.False(tb, le.queues[q].less(items[i], items[(i-1)/2]))
 			}
 		}
 	}

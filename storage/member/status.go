@@ -24,7 +24,7 @@ func (m *Member) Status() Status {
 	state, logs := m.state.Metrics(), m.logs.Metrics()
 	// What is not flushed yet will be on disk soon; it counts.
 	size := state.DiskSpaceUsage() + state.MemTable.Size
-	garbage := state.Table.ObsoleteSize + state.Table.ZombieSize + state.MemTable.ZombieSize
+	garbage := state.Table.ObsoleteSize + state.Table.ZombieSize
 	return Status{
 		ClusterID: m.id.cluster, MemberID: m.id.member,
 		Leader: s.Leader, Term: s.Term, Index: s.Commit, AppliedIndex: m.core.AppliedIndex(),

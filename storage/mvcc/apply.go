@@ -16,7 +16,9 @@ type Batch struct {
 	pb    *engine.Batch
 	out   Outcome
 	next  Applied
-	main  int64
+	// main is the revision of the changes being added, sub the least that the
+	// next of them may have.
+	main, sub int64
 
 	// keyBuf and valueBuf are scratch.
 	keyBuf, valueBuf []byte
@@ -94,7 +96,7 @@ func (b *Batch) add(kind effectKind, r *effectReader) error {
 		if main <= b.next.Revision {
 			return fmt.Errorf("revision %d follows %d", main, b.next.Revision)
 		}
-		b.main, b.next.Revision = main, main
+		b.main, b.sub, b.next.Revision = main, 0, main
 		return nil
 	case effectPut:
 		return b.addPut(r)
@@ -119,7 +121,11 @@ func (b *Batch) add(kind effectKind, r *effectReader) error {
 		}
 		return b.addLease(LeaseChange{ID: id, Remaining: remaining, Kind: LeaseCheckpointed}, ttl, remaining)
 	case effectCompact:
-		b.out.Compacted = r.num()
+		main := r.num()
+		if before := max(b.store.Compacted(), b.out.Compacted); main <= before || main > b.next.Revision {
+			return fmt.Errorf("compaction at %d follows one at %d and revision %d", main, before, b.next.Revision)
+		}
+		b.out.Compacted = main
 		return b.pb.Set(b.store.group.metaKey(metaCompacted), encodeRevision(b.out.Compacted), nil)
 	}
 	return fmt.Errorf("effect of kind %d is not handled", kind)
@@ -134,8 +140,8 @@ func (b *Batch) addPut(r *effectReader) error {
 	if r.err != nil {
 		return r.err
 	}
-	if b.main == 0 {
-		return errors.New("put without a revision")
+	if err := b.checkRevision(rev); err != nil {
+		return err
 	}
 	g := b.store.group
 	b.keyBuf = g.dataKey(b.keyBuf[:0], key, rev)
@@ -168,8 +174,8 @@ func (b *Batch) addDelete(r *effectReader) error {
 	if r.err != nil {
 		return r.err
 	}
-	if b.main == 0 {
-		return errors.New("delete without a revision")
+	if err := b.checkRevision(rev); err != nil {
+		return err
 	}
 	b.keyBuf = b.store.group.dataKey(b.keyBuf[:0], key, rev)
 	if err := b.pb.Set(b.keyBuf, nil, nil); err != nil {
@@ -182,6 +188,15 @@ func (b *Batch) addDelete(r *effectReader) error {
 		return err
 	}
 	b.out.Events = append(b.out.Events, deletion(key, rev.Main))
+	return nil
+}
+
+// checkRevision says whether a change may have the revision rev, and notes it.
+func (b *Batch) checkRevision(rev Revision) error {
+	if rev.Main == 0 || rev.Sub < b.sub || rev.Sub > maxSub {
+		return fmt.Errorf("revision %d.%d of a change", rev.Main, rev.Sub)
+	}
+	b.sub = rev.Sub + 1
 	return nil
 }
 

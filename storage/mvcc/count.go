@@ -63,8 +63,11 @@ func (c *countCache) put(k countKey, n int64) {
 }
 
 // KnownCount returns the number of keys of span at rev if a page before has
-// counted it.
+// counted it. Nothing is known of a compacted revision: who counts is refused.
 func (s *Store) KnownCount(span Span, rev int64) (int64, bool) {
+	if s.checkCompacted(rev) != nil {
+		return 0, false
+	}
 	return s.counts.get(spanCountKey(span, rev))
 }
 

@@ -48,9 +48,12 @@ func (g GroupID) dataKey(dst, key []byte, rev Revision) []byte {
 	return engine.AppendVersion(append(g.table(dst, tableData), key...), rev.Main, rev.Sub)
 }
 
+// maxSub is the greatest sub revision.
+const maxSub = math.MaxUint32 - 1
+
 // dataSeek sorts before the newest version of key that is not after main.
 func (g GroupID) dataSeek(dst, key []byte, main int64) []byte {
-	return g.dataKey(dst, key, Revision{main, math.MaxUint32})
+	return g.dataKey(dst, key, Revision{main, maxSub + 1})
 }
 
 // dataBounds returns the engine's bounds for the versions of a span's keys.
@@ -133,14 +136,15 @@ func appendRecord(dst []byte, h Head, value []byte) []byte {
 // splitRecord decodes a 'k' row that is not a tombstone. value aliases rec.
 func splitRecord(rec []byte, mod int64) (h Head, value []byte, err error) {
 	h.Mod = mod
+	value = rec
 	for _, field := range []*int64{&h.Create, &h.Version, &h.Lease} {
-		v, n := binary.Uvarint(rec)
+		v, n := binary.Uvarint(value)
 		if n <= 0 {
 			return Head{}, nil, fmt.Errorf("mvcc: bad record of %d bytes at revision %d", len(rec), mod)
 		}
-		*field, rec = int64(v), rec[n:]
+		*field, value = int64(v), value[n:]
 	}
-	return h, rec, nil
+	return h, value, nil
 }
 
 // keyValue makes etcd's KeyValue of a head; it keeps key and value.

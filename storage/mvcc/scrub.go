@@ -29,17 +29,18 @@ func (s *Store) Scrub(stepRows int, pause func() bool) error {
 				return err
 			}
 			from = next
+			s.scrubbed.Store(from)
 			if !pause() {
 				return nil
 			}
 		}
-		s.scrubbed.Store(target)
 	}
 	return nil
 }
 
-// scrubStep works through revisions from on and returns where to go on. The
-// revision "from" itself is looked at again: a tombstone there was kept.
+// scrubStep works through revisions and returns the last that it has done; from
+// is what the step before it returned, or an older compaction. The revision
+// "from" itself is looked at again: a tombstone there was kept.
 func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err error) {
 	it, err := s.db.NewIter(&engine.IterOptions{
 		LowerBound: s.group.revsKey(nil, Revision{Main: from}),
@@ -64,16 +65,17 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 		if err != nil {
 			return 0, err
 		}
-		// A revision is never cut: a step ends before the next one.
-		if rows >= stepRows && rev.Main > from {
-			next = rev.Main
+		// A revision is never cut: a step ends before the next one, but not
+		// before it has done one behind from.
+		if rows >= stepRows && rev.Main-1 > from {
+			next = rev.Main - 1
 			break
 		}
 		key, err := it.ValueAndErr()
 		if err != nil {
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}
-		n, err := s.scrubKey(batch, data, key, rev, target)
+		n, err := s.scrubKey(batch, data, key, rev, from, target)
 		if err != nil {
 			return 0, err
 		}
@@ -92,22 +94,20 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 }
 
 // scrubKey deletes the versions of key older than rev, and rev itself if it is
-// a tombstone before target. It returns how many rows it deleted.
-func (s *Store) scrubKey(batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision, target int64) (int, error) {
+// a tombstone before target. It returns how many rows it deleted. data shows
+// what there was before the step, which began at from.
+func (s *Store) scrubKey(
+	batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision, from, target int64,
+) (int, error) {
 	g := s.group
 	seek := g.dataKey(nil, key, rev)
 	ok := data.SeekPrefixGE(seek)
 	if !ok || string(data.Key()) != string(seek) {
-		return 0, data.Error() // an earlier row of this walk has deleted it
+		return 0, data.Error() // an earlier step has deleted it
 	}
 	rows := 0
-	drop := func() error {
-		_, v, err := splitDataKey(data.Key())
-		if err != nil {
-			return err
-		}
-		lv := data.LazyValue()
-		if err := batch.DeleteSized(data.Key(), uint32(lv.Len()), nil); err != nil {
+	drop := func(v Revision, size int) error {
+		if err := batch.DeleteSized(data.Key(), uint32(size), nil); err != nil {
 			return err
 		}
 		rows += 2
@@ -115,12 +115,23 @@ func (s *Store) scrubKey(batch *engine.Batch, data *engine.Iterator, key []byte,
 	}
 	first := data.LazyValue()
 	if first.Len() == 0 && rev.Main < target {
-		if err := drop(); err != nil {
+		if err := drop(rev, 0); err != nil {
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}
 	}
-	for ok = data.Next(); ok; ok = data.Next() {
-		if err := drop(); err != nil {
+	for older := false; !older && data.Next(); {
+		_, v, err := splitDataKey(data.Key())
+		if err != nil {
+			return 0, err
+		}
+		// What is older than a version of this step went when that was looked
+		// at, and if it was a tombstone it went itself.
+		lv := data.LazyValue()
+		older = v.Main >= from
+		if older && lv.Len() == 0 && v.Main < target {
+			break
+		}
+		if err := drop(v, lv.Len()); err != nil {
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}
 	}

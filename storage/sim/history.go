@@ -51,7 +51,7 @@ func DefaultChances() Chances {
 type Tally struct {
 	Histories, Ops, Failed, Compactions int
 	Streams, Changes, Events, Hashes    int
-	Restarts, Crashes                   int
+	Restarts, Crashes, Faults           int
 }
 
 // Add adds another's counts.
@@ -66,6 +66,7 @@ func (t *Tally) Add(o Tally) {
 	t.Hashes += o.Hashes
 	t.Restarts += o.Restarts
 	t.Crashes += o.Crashes
+	t.Faults += o.Faults
 }
 
 // Count counts a request.

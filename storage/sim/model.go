@@ -71,6 +71,16 @@ func NewModel() *Model {
 	}
 }
 
+// Clone returns a model of its own with the same history.
+func (m *Model) Clone() *Model {
+	c := *m
+	c.history, c.leases, c.keys = slices.Clone(m.history), maps.Clone(m.leases), map[string][]change{}
+	for k, changes := range m.keys {
+		c.keys[k] = slices.Clone(changes)
+	}
+	return &c
+}
+
 // Revision is the revision of the last change, 1 on a fresh store.
 func (m *Model) Revision() int64 { return m.revision }
 
@@ -509,6 +519,19 @@ func (m *Model) Changes(key, end []byte, from, to int64) ([]*mvccpb.Event, error
 		events = append(events, e)
 	}
 	return events, nil
+}
+
+// History returns every event there ever was, compacted or not, without PrevKv.
+func (m *Model) History() []*mvccpb.Event {
+	var events []*mvccpb.Event
+	for _, c := range m.history {
+		e := &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: c.kv}
+		if c.deleted {
+			e.Type = mvccpb.Event_DELETE
+		}
+		events = append(events, e)
+	}
+	return events
 }
 
 // supersededAt says whether a later change of the same revision is about the

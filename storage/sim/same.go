@@ -2,7 +2,6 @@ package sim
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -109,6 +108,3 @@ func sameLeases(t Target, m *Model) error {
 	}
 	return nil
 }
-
-// errNotLinear is what every failure of a Replay is.
-var errNotLinear = errors.New("sim: no order of the calls explains their answers")

@@ -43,7 +43,7 @@ func TestStore(t *testing.T) {
 type storeTarget struct {
 	tb    testing.TB
 	rng   *rand.Rand
-	fs    *engine.MemFS
+	disk  disk
 	db    *engine.DB
 	store *mvcc.Store
 	eval  *evaluate.Evaluator
@@ -57,7 +57,8 @@ type storeTarget struct {
 }
 
 func newStoreTarget(tb testing.TB, seed uint64) *storeTarget {
-	s := &storeTarget{tb: tb, rng: rand.New(rand.NewPCG(seed, 2)), fs: engine.NewCrashableMem()}
+	s := &storeTarget{tb: tb, rng: rand.New(rand.NewPCG(seed, 2))}
+	s.disk = newDisk(s.rng)
 	require.NoError(tb, s.open())
 	return s
 }
@@ -65,7 +66,7 @@ func newStoreTarget(tb testing.TB, seed uint64) *storeTarget {
 func (s *storeTarget) open() error {
 	var err error
 	s.db, err = engine.Open(engine.Config{
-		Dir: "state", FS: s.fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10,
+		Dir: "state", FS: s.disk.fs(), CacheBytes: 1 << 20, MemTableBytes: 64 << 10,
 		Logger: slog.New(slog.DiscardHandler),
 		Fatal:  func(err error) { s.tb.Errorf("engine: %v", err) },
 	})
@@ -254,10 +255,10 @@ func (s *storeTarget) Restart() error {
 }
 
 func (s *storeTarget) Crash(rng *rand.Rand) error {
-	fs := s.fs.CrashClone(engine.CrashCloneCfg{UnsyncedDataPercent: 25 * rng.IntN(5), RNG: rng})
+	left := s.disk.afterCrash(rng)
 	if err := s.db.Close(); err != nil {
 		return err
 	}
-	s.fs, s.eval = fs, nil
+	s.disk, s.eval = left, nil
 	return s.open()
 }

@@ -1,0 +1,66 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/group"
+	"github.com/pebbledash/pebbledash/storage/lease"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
+)
+
+// errInternal answers a request that made our own code panic. It names no
+// cause: the log has it.
+var errInternal = status.Error(codes.Internal, "pebbledash: internal error; see the server's log")
+
+// A row translates one sentinel of the storage into what etcd answers.
+type row struct{ storage, grpc error }
+
+// rows has a row for every exported sentinel below storage that a request can
+// meet (a test looks). The frequent ones come first.
+var rows = [...]row{
+	{mvcc.ErrCompacted, rpctypes.ErrGRPCCompacted},
+	{mvcc.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},
+	{evaluate.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},
+	{lease.ErrNotFound, rpctypes.ErrGRPCLeaseNotFound},
+	{lease.ErrExists, rpctypes.ErrGRPCLeaseExist},
+	{lease.ErrTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
+	{lease.ErrNotPrimary, rpctypes.ErrGRPCLeaderChanged},
+	{evaluate.ErrInternal, errInternal},
+	{group.ErrNoLeader, rpctypes.ErrGRPCNoLeader},
+	{group.ErrLeaderChanged, rpctypes.ErrGRPCLeaderChanged},
+	{group.ErrTimeout, rpctypes.ErrGRPCTimeout},
+	{group.ErrTooManyRequests, rpctypes.ErrGRPCRequestTooManyRequests},
+	{group.ErrStopped, rpctypes.ErrGRPCStopped},
+	// gRPC tells the client "context canceled" and "context deadline exceeded",
+	// as etcd leaves it to do.
+	{context.Canceled, context.Canceled},
+	{context.DeadlineExceeded, context.DeadlineExceeded},
+}
+
+// toGRPC translates an error of the storage. One that is gRPC's already
+// passes; one without a row becomes Unknown with its text, as in etcd.
+func toGRPC(err error) error {
+	if err == nil {
+		return nil
+	}
+	for i := range rows {
+		if errors.Is(err, rows[i].storage) {
+			return rows[i].grpc
+		}
+	}
+	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // A wrapped status has lost its meaning.
+		return s.GRPCStatus().Err()
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// unimplemented answers what etcd can do and we can not yet.
+func unimplemented(text string) error {
+	return status.Error(codes.Unimplemented, "pebbledash: "+text)
+}

@@ -1,0 +1,171 @@
+package gateway
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/tap"
+
+	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/lease"
+	"github.com/pebbledash/pebbledash/storage/member"
+)
+
+// fakeStore answers what a test tells it to. Functions that are nil answer
+// with revision 7 and nothing else.
+type fakeStore struct {
+	do     func(context.Context, evaluate.Op) (evaluate.Result, error)
+	read   func(context.Context, evaluate.Op, bool) (evaluate.Result, error)
+	stream func(context.Context, *evaluate.Range, int, func([]*mvccpb.KeyValue) error) (evaluate.Result, error)
+	leader atomic.Uint64
+}
+
+var (
+	_ Store = (*fakeStore)(nil)
+	_ Store = (*member.Member)(nil)
+	_       = raftStatus((*member.Member)(nil))
+)
+
+const (
+	fakeCluster  = 0xc1
+	fakeMember   = 0x3e
+	fakeRevision = 7
+	fakeTerm     = 3
+)
+
+func newFakeStore() *fakeStore {
+	f := &fakeStore{}
+	f.leader.Store(fakeMember)
+	return f
+}
+
+func (f *fakeStore) Do(ctx context.Context, op evaluate.Op) (evaluate.Result, error) {
+	if f.do == nil {
+		return evaluate.Result{Revision: fakeRevision}, nil
+	}
+	return f.do(ctx, op)
+}
+
+func (f *fakeStore) Read(ctx context.Context, op evaluate.Op, serializable bool) (evaluate.Result, error) {
+	if f.read == nil {
+		return evaluate.Result{Revision: fakeRevision}, nil
+	}
+	return f.read(ctx, op, serializable)
+}
+
+func (f *fakeStore) RangeStream(
+	ctx context.Context, r *evaluate.Range, _ bool, maxBytes int, emit func([]*mvccpb.KeyValue) error,
+) (evaluate.Result, error) {
+	if f.stream == nil {
+		return evaluate.Result{Revision: fakeRevision}, nil
+	}
+	return f.stream(ctx, r, maxBytes, emit)
+}
+
+func (f *fakeStore) ReadIndex(context.Context) (int64, error) { return fakeRevision, nil }
+func (f *fakeStore) Revision() int64                          { return fakeRevision }
+func (f *fakeStore) Compacted() int64                         { return 0 }
+
+func (f *fakeStore) Changes(context.Context, []byte, []byte, int64, int64, func(*mvccpb.Event) error) error {
+	return nil
+}
+
+func (f *fakeStore) Previous([]byte, int64) (*mvccpb.KeyValue, error) { return nil, nil }
+
+func (f *fakeStore) LeaseRenew(_ context.Context, id int64) (int64, error) {
+	if id != 1 {
+		return 0, lease.ErrNotFound
+	}
+	return 60, nil
+}
+
+func (f *fakeStore) LeaseTimeToLive(_ context.Context, id int64, keys bool) (member.LeaseInfo, error) {
+	if id != 1 {
+		return member.LeaseInfo{}, lease.ErrNotFound
+	}
+	info := member.LeaseInfo{ID: id, GrantedTTL: 60, TTL: 42}
+	if keys {
+		info.Keys = [][]byte{[]byte("k")}
+	}
+	return info, nil
+}
+
+func (f *fakeStore) Leases(context.Context) ([]int64, error) { return []int64{1}, nil }
+
+func (f *fakeStore) Status() member.Status {
+	return member.Status{
+		ClusterID: fakeCluster, MemberID: fakeMember, Leader: f.Leader(), Term: fakeTerm,
+		Index: 11, AppliedIndex: 10, DBSize: 2000, DBSizeInUse: 1000,
+	}
+}
+
+func (f *fakeStore) Leader() uint64 { return f.leader.Load() }
+func (f *fakeStore) Term() uint64   { return fakeTerm }
+
+func (f *fakeStore) HashKV(_ context.Context, rev int64) (member.HashResult, error) {
+	return member.HashResult{Hash: 5, Revision: fakeRevision, HashRevision: rev, CompactRevision: -1}, nil
+}
+
+func (f *fakeStore) Hash(context.Context) (uint32, int64, error) { return 5, fakeRevision, nil }
+
+func (f *fakeStore) Members() []member.MemberInfo {
+	return []member.MemberInfo{{
+		ID: fakeMember, Name: "m", PeerURLs: []string{"http://p:2380"}, ClientURLs: []string{"http://c:2379"},
+	}}
+}
+
+func (f *fakeStore) CompactWait(context.Context, int64) error { return nil }
+
+// serve runs a server of store on a loopback port for as long as the test.
+func serve(t *testing.T, cfg Config, store Store) (s *Server, addr string) {
+	t.Helper()
+	s = New(cfg, store)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	t.Cleanup(func() {
+		s.Close()
+		require.NoError(t, <-served)
+	})
+	return s, l.Addr().String()
+}
+
+// dial connects to addr, in plain text unless told otherwise.
+func dial(t *testing.T, addr string, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	if len(opts) == 0 {
+		opts = append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	}
+	cc, err := grpc.NewClient(addr, opts...)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = cc.Close() })
+	return cc
+}
+
+// within is a context that ends before the test's patience.
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// tapWith lets a call of a client of that version come by.
+func tapWith(s *Server, version string) error {
+	_, err := s.tap(context.Background(), &tap.Info{
+		FullMethodName: pb.KV_Put_FullMethodName,
+		Header:         metadata.Pairs(rpctypes.MetadataClientAPIVersionKey, version),
+	})
+	return err
+}

@@ -1,0 +1,207 @@
+package gateway
+
+import (
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+)
+
+// maxClientVersions bounds the values of the label that clients choose
+// themselves; the rest is counted as "other".
+const maxClientVersions = 32
+
+// serverMetrics are etcd's metrics of its client side, with etcd's names.
+// Counters are looked up when the server starts, not for each call.
+type serverMetrics struct {
+	methods map[string]*methodMetrics
+
+	keepAliveReceive, keepAliveSend prometheus.Counter
+	healthSuccess, healthFailures   prometheus.Counter
+	healthcheck                     *prometheus.GaugeVec
+	healthchecks                    *prometheus.CounterVec
+	requestSeconds                  *prometheus.HistogramVec
+
+	clientRequests *prometheus.CounterVec
+	// versions has the counters of the clients' versions: *[2]prometheus.Counter
+	// by version, of unary calls and of streams. It only grows.
+	versions     sync.Map
+	versionCount atomic.Int32
+}
+
+// methodMetrics are the counters of one method.
+type methodMetrics struct {
+	stream                  bool
+	started, received, sent prometheus.Counter
+	handled                 [codes.Unauthenticated + 1]prometheus.Counter
+	// handling is nil unless metrics are extensive.
+	handling prometheus.Observer
+	// request is the time that storage requests take, of successes and
+	// failures; nil of a method that is none.
+	request *requestSeconds
+	// readonly is request of a transaction that only reads.
+	readonly *requestSeconds
+}
+
+type requestSeconds struct{ failed, succeeded prometheus.Observer }
+
+// requestTypes names the methods of which etcd measures the time.
+var requestTypes = map[string]string{
+	"Range": "Range", "Put": "Put", "DeleteRange": "DeleteRange", "Txn": "Txn", "Compact": "Compaction",
+	"LeaseGrant": "LeaseGrant", "LeaseRevoke": "LeaseRevoke",
+}
+
+func newServerMetrics(reg prometheus.Registerer, c *codec, d *door) *serverMetrics {
+	auto := promauto.With(reg)
+	counter := func(namespace, subsystem, name, help string, labels ...string) *prometheus.CounterVec {
+		return auto.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: name, Help: help,
+		}, labels)
+	}
+	m := &serverMetrics{
+		clientRequests: counter("etcd", "server", "client_requests_total",
+			"The total number of client requests per client version.", "type", "client_api_version"),
+		healthSuccess: counter("etcd", "server", "health_success",
+			"The total number of successful health checks.").WithLabelValues(),
+		healthFailures: counter("etcd", "server", "health_failures",
+			"The total number of failed health checks.").WithLabelValues(),
+		healthchecks: counter("etcd", "server", "healthchecks_total",
+			"The total number of each kind of healthcheck.", "type", "name", "status"),
+		healthcheck: auto.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "etcd", Subsystem: "server", Name: "healthcheck",
+			Help: "The result of each kind of healthcheck.",
+		}, []string{"type", "name"}),
+		requestSeconds: auto.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "etcd", Subsystem: "server", Name: "request_duration_seconds",
+			Help:    "Response latency distribution in seconds for each type.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 14),
+		}, []string{"type", "success"}),
+	}
+	failures := counter("etcd", "network", "server_stream_failures_total",
+		"The total number of stream failures from the local server.", "Type", "API")
+	m.keepAliveReceive = failures.WithLabelValues("receive", "lease-keepalive")
+	m.keepAliveSend = failures.WithLabelValues("send", "lease-keepalive")
+
+	bytes := func(name, help string, n *atomic.Int64) {
+		auto.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "etcd", Subsystem: "network", Name: name, Help: help,
+		}, func() float64 { return float64(n.Load()) })
+	}
+	bytes("client_grpc_sent_bytes_total", "The total number of bytes sent to grpc clients.", &c.sent)
+	bytes("client_grpc_received_bytes_total", "The total number of bytes received from grpc clients.", &c.received)
+
+	gauge := func(name, help string, value func() int) {
+		auto.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "pebbledash", Subsystem: "gateway", Name: name, Help: help,
+		}, func() float64 { return float64(value()) })
+	}
+	gauge("connections", "Client connections, of which there may be a limited number.", d.connections)
+	gauge("pending_connections", "Client connections that have not said yet what they speak.", d.pendingConnections)
+	auto.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: "pebbledash", Subsystem: "gateway", Name: "refused_connections_total",
+		Help: "Client connections that were closed because there were too many.",
+	}, func() float64 { return float64(d.refused.Load()) })
+	return m
+}
+
+// addMethods makes the counters of every method that g serves.
+func (m *serverMetrics) addMethods(reg prometheus.Registerer, g *grpc.Server, extensive bool) {
+	auto := promauto.With(reg)
+	labels := []string{"grpc_type", "grpc_service", "grpc_method"}
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return auto.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	started := vec("grpc_server_started_total", "Total number of RPCs started on the server.", labels...)
+	handled := vec("grpc_server_handled_total",
+		"Total number of RPCs completed on the server, regardless of success or failure.", append(labels, "grpc_code")...)
+	received := vec("grpc_server_msg_received_total",
+		"Total number of RPC stream messages received on the server.", labels...)
+	sent := vec("grpc_server_msg_sent_total",
+		"Total number of gRPC stream messages sent by the server.", labels...)
+	var handling *prometheus.HistogramVec
+	if extensive {
+		handling = auto.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "grpc_server_handling_seconds",
+			Help:    "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
+			Buckets: prometheus.DefBuckets,
+		}, labels)
+	}
+
+	m.methods = map[string]*methodMetrics{}
+	for service, info := range g.GetServiceInfo() {
+		for _, method := range info.Methods {
+			id := []string{callType(method), service, method.Name}
+			mm := &methodMetrics{
+				stream:   method.IsClientStream || method.IsServerStream,
+				started:  started.WithLabelValues(id...),
+				received: received.WithLabelValues(id...),
+				sent:     sent.WithLabelValues(id...),
+			}
+			for code := range mm.handled {
+				mm.handled[code] = handled.WithLabelValues(append(id, codes.Code(code).String())...)
+			}
+			if handling != nil {
+				mm.handling = handling.WithLabelValues(id...)
+			}
+			if kind, ok := requestTypes[method.Name]; ok && strings.HasPrefix(service, "etcdserverpb.") {
+				mm.request = m.secondsOf(kind)
+				if kind == "Txn" {
+					mm.readonly = m.secondsOf("ReadonlyTxn")
+				}
+			}
+			m.methods["/"+service+"/"+method.Name] = mm
+		}
+	}
+}
+
+func (m *serverMetrics) secondsOf(kind string) *requestSeconds {
+	return &requestSeconds{
+		failed:    m.requestSeconds.WithLabelValues(kind, "false"),
+		succeeded: m.requestSeconds.WithLabelValues(kind, "true"),
+	}
+}
+
+func callType(m grpc.MethodInfo) string {
+	switch {
+	case m.IsClientStream && m.IsServerStream:
+		return "bidi_stream"
+	case m.IsClientStream:
+		return "client_stream"
+	case m.IsServerStream:
+		return "server_stream"
+	default:
+		return "unary"
+	}
+}
+
+// countVersion counts a call of a client of that version.
+func (m *serverMetrics) countVersion(version string, stream bool) {
+	known, ok := m.versions.Load(version)
+	if !ok {
+		if m.versionCount.Add(1) > maxClientVersions {
+			m.versionCount.Add(-1)
+			version = "other"
+		}
+		known, _ = m.versions.LoadOrStore(version, &[2]prometheus.Counter{
+			m.clientRequests.WithLabelValues("unary", version),
+			m.clientRequests.WithLabelValues("stream", version),
+		})
+	}
+	counters := known.(*[2]prometheus.Counter)
+	if stream {
+		counters[1].Inc()
+	} else {
+		counters[0].Inc()
+	}
+}
+
+func (m *methodMetrics) finish(code codes.Code) {
+	if int(code) >= len(m.handled) {
+		code = codes.Unknown
+	}
+	m.handled[code].Inc()
+}

@@ -1,0 +1,71 @@
+package gateway
+
+import (
+	"context"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/member"
+)
+
+// Store is what the gateway asks of the storage: the part of *member.Member
+// that it uses. All methods may be called concurrently.
+type Store interface {
+	// Do runs a request that may change something and returns when its effects
+	// are committed and applied here.
+	Do(ctx context.Context, op evaluate.Op) (evaluate.Result, error)
+	// Read answers a *evaluate.Range, or a *evaluate.Txn that can change
+	// nothing. The wait for a linearizable read's confirmation is bounded by
+	// the store, with group.ErrTimeout, if ctx has no earlier deadline.
+	Read(ctx context.Context, op evaluate.Op, serializable bool) (evaluate.Result, error)
+	// RangeStream calls emit with the chunks of a range, in key order; what
+	// emit was given belongs to it. The Result closes the stream: it has
+	// Revision, More and Count and no KVs.
+	RangeStream(ctx context.Context, r *evaluate.Range, serializable bool, maxBytes int,
+		emit func([]*mvccpb.KeyValue) error) (evaluate.Result, error)
+	// ReadIndex waits until everything that was acknowledged before the call
+	// has been applied here.
+	ReadIndex(ctx context.Context) (revision int64, err error)
+
+	// Revision is the greatest revision that may be shown; Compacted is the
+	// compacted one, 0 if there never was a compaction.
+	Revision() int64
+	Compacted() int64
+	// Changes calls fn with every change of [key, end) from revision from to
+	// revision to, both included, in order.
+	Changes(ctx context.Context, key, end []byte, from, to int64, fn func(*mvccpb.Event) error) error
+	// Previous returns a key as it was just before revision rev, or nil.
+	Previous(key []byte, rev int64) (*mvccpb.KeyValue, error)
+
+	LeaseRenew(ctx context.Context, id int64) (ttl int64, err error)
+	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (member.LeaseInfo, error)
+	Leases(ctx context.Context) ([]int64, error)
+
+	Status() member.Status
+	HashKV(ctx context.Context, rev int64) (member.HashResult, error)
+	Hash(ctx context.Context) (hash uint32, revision int64, err error)
+	Members() []member.MemberInfo
+	// CompactWait returns when what a compaction at rev freed has been deleted.
+	CompactWait(ctx context.Context, rev int64) error
+}
+
+// raftStatus is what every answer shows of raft. A Store should have it, made
+// of two atomic loads: without it each answer asks for the whole Status.
+type raftStatus interface {
+	Leader() uint64
+	Term() uint64
+}
+
+// statusOnly gives a Store without a raftStatus one.
+type statusOnly struct{ Store }
+
+func (s statusOnly) Leader() uint64 { return s.Status().Leader }
+func (s statusOnly) Term() uint64   { return s.Status().Term }
+
+func raftStatusOf(store Store) raftStatus {
+	if r, ok := store.(raftStatus); ok {
+		return r
+	}
+	return statusOnly{store}
+}
