@@ -6,6 +6,8 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,13 +50,18 @@ type watchServer struct {
 	pb.UnsafeWatchServer
 	interval                  time.Duration
 	receiveFailed, sendFailed prometheus.Counter
+
+	// mu guards streams, which are told when the server or the hub stops.
+	// Nothing is taken after it.
+	mu      sync.Mutex
+	streams map[*watchStream]struct{}
 }
 
 func newWatchServer(s *Server) pb.WatchServer {
 	if s.cfg.Hub == nil {
 		return pb.UnimplementedWatchServer{}
 	}
-	ws := &watchServer{Server: s, interval: s.cfg.WatchProgressInterval}
+	ws := &watchServer{Server: s, interval: s.cfg.WatchProgressInterval, streams: map[*watchStream]struct{}{}}
 	if ws.interval < minProgressInterval {
 		s.log.Warn("the interval of progress notifications is too short; the least that is possible is taken",
 			slog.Duration("interval", ws.interval), slog.Duration("least", minProgressInterval))
@@ -73,7 +80,34 @@ func newWatchServer(s *Server) pb.WatchServer {
 	}
 	ws.receiveFailed = failures.WithLabelValues("receive", "watch")
 	ws.sendFailed = failures.WithLabelValues("send", "watch")
+	s.background.Go(ws.tellStop)
 	return ws
+}
+
+// tellStop wakes every stream when the server stops, so that none has to listen
+// for that all the time.
+func (s *watchServer) tellStop() {
+	select {
+	case <-s.stopping:
+	case <-s.cfg.Hub.Done():
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ws := range s.streams {
+		ws.call()
+	}
+}
+
+func (s *watchServer) add(ws *watchStream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.streams[ws] = struct{}{}
+}
+
+func (s *watchServer) remove(ws *watchStream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, ws)
 }
 
 // watchRPC is the server's end of a Watch call.
@@ -94,6 +128,10 @@ func (s *watchServer) Watch(rpc watchRPC) error {
 		notified: map[*watch]struct{}{},
 	}
 	defer ws.events.Close()
+	ws.called.Store(true) // the server may have stopped by now
+	s.add(ws)
+	defer s.remove(ws)
+	defer context.AfterFunc(rpc.Context(), ws.call)()
 	go ws.receive()
 	err := ws.serve(rpc.Context())
 	if ws.ticker != nil {
@@ -124,6 +162,10 @@ type watchStream struct {
 	requests chan *pb.WatchRequest
 	received chan error // why receive ended
 
+	// called says that attend should have a look; see call.
+	called atomic.Bool
+	// turn counts how often attend was there.
+	turn    uint
 	events  *watchcache.Stream
 	watches map[int64]*watch
 	nextID  int64
@@ -140,8 +182,15 @@ type watchStream struct {
 	message eventsMessage
 }
 
+// call makes serve have a look at what is not a delivery. Anybody may call it.
+func (ws *watchStream) call() {
+	ws.called.Store(true)
+	ws.events.Poke()
+}
+
 // receive hands requests to serve. It ends with the call.
 func (ws *watchStream) receive() {
+	defer ws.call()
 	defer func() {
 		if p := recover(); p != nil {
 			ws.received <- ws.server.caught(pb.Watch_Watch_FullMethodName, p)
@@ -160,6 +209,7 @@ func (ws *watchStream) receive() {
 		}
 		select {
 		case ws.requests <- r:
+			ws.call()
 		case <-ctx.Done():
 			return
 		}
@@ -171,7 +221,7 @@ func (ws *watchStream) serve(ctx context.Context) error {
 	var d watchcache.Delivery
 	for {
 		// Between two deliveries there is a look at everything else.
-		if _, err := ws.other(ctx, false); err != nil {
+		if err := ws.attend(ctx); err != nil {
 			return err
 		}
 		status, err := ws.events.Next(ctx, &d)
@@ -186,9 +236,7 @@ func (ws *watchStream) serve(ctx context.Context) error {
 		case status == watchcache.Ready:
 			err = ws.deliver(&d)
 		case status == watchcache.Idle:
-			for woken := false; !woken && err == nil; {
-				woken, err = ws.other(ctx, true)
-			}
+			err = ws.wait()
 		}
 		if err != nil {
 			return err
@@ -196,38 +244,55 @@ func (ws *watchStream) serve(ctx context.Context) error {
 	}
 }
 
-// other handles one thing that is not a delivery, and says whether there may be
-// deliveries now. If wait is set it waits for something.
-func (ws *watchStream) other(ctx context.Context, wait bool) (woken bool, err error) {
-	if !wait {
-		select {
-		case r := <-ws.requests:
-			return true, ws.handle(r)
-		case <-ws.ticks:
-			return true, ws.tick()
-		case err := <-ws.received:
-			return true, err
-		case <-ws.server.stopping:
-			return true, rpctypes.ErrGRPCStopped
-		default:
-			return true, nil
-		}
+// wait returns when there may be something for attend or Next. It waits for as
+// few channels as possible: each one that a goroutine waits for is paid for at
+// every event.
+func (ws *watchStream) wait() error {
+	if ws.ticks == nil {
+		<-ws.events.Wake()
+		return nil
 	}
 	select {
 	case <-ws.events.Wake():
-		return true, nil
-	case r := <-ws.requests:
-		return true, ws.handle(r)
+		return nil
 	case <-ws.ticks:
-		return false, ws.tick()
+		return ws.tick()
+	}
+}
+
+// deliveriesPerTick is how many deliveries may pass before there is a look at
+// the ticker.
+const deliveriesPerTick = 16
+
+// attend does what is not a delivery, if call was called.
+func (ws *watchStream) attend(ctx context.Context) error {
+	if ws.turn++; ws.ticks != nil && ws.turn%deliveriesPerTick == 0 {
+		select {
+		case <-ws.ticks:
+			if err := ws.tick(); err != nil {
+				return err
+			}
+		default:
+		}
+	}
+	if !ws.called.Load() {
+		return nil
+	}
+	ws.called.Store(false) // NB: before the look; who comes after it calls again.
+	for range len(ws.requests) {
+		if err := ws.handle(<-ws.requests); err != nil {
+			return err
+		}
+	}
+	select {
 	case err := <-ws.received:
-		return true, err
+		return err
 	case <-ctx.Done():
-		return true, ctx.Err()
+		return ctx.Err()
 	case <-ws.server.stopping:
-		return true, rpctypes.ErrGRPCStopped
-	case <-ws.server.cfg.Hub.Done():
-		return true, rpctypes.ErrGRPCStopped
+		return rpctypes.ErrGRPCStopped
+	default:
+		return nil
 	}
 }
 
@@ -331,7 +396,7 @@ func (ws *watchStream) deliver(d *watchcache.Delivery) error {
 	if d.Watcher == nil {
 		return ws.send(&pb.WatchResponse{Header: ws.server.header(d.Revision), WatchId: noWatchID})
 	}
-	w := d.Watcher.Owner().(*watch) //nolint:errcheck // Only create makes watchers.
+	w := d.Watcher.Owner().(*watch)
 	if d.Compacted != 0 {
 		ws.forget(w)
 		if len(ws.ended) >= maxEndedIDs {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -415,19 +416,17 @@ func TestWatchEnds(t *testing.T) {
 		w.create(on("a", ""))
 		w.expect("#0@1 created")
 		w.store.leader.Store(0)
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			w.expectError(rpctypes.ErrGRPCNoLeader)
-		}()
-		for waiting := true; waiting; runtime.Gosched() {
-			c.Advance(time.Second)
-			select {
-			case <-ended:
-				waiting = false
-			default:
+		var ended atomic.Bool
+		var ticking sync.WaitGroup
+		ticking.Go(func() {
+			for !ended.Load() {
+				c.Advance(time.Second)
+				runtime.Gosched()
 			}
-		}
+		})
+		w.expectError(rpctypes.ErrGRPCNoLeader)
+		ended.Store(true)
+		ticking.Wait()
 		w.stream = plain
 		w.create(on("a", ""))
 		w.expect("#0@1 created")

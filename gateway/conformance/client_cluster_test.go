@@ -172,6 +172,22 @@ func TestAlarm(t *testing.T) {
 	})
 }
 
+// An alarm outlives the process that raised it.
+func TestAlarmAfterRestart(t *testing.T) {
+	t.Parallel()
+	once(t)
+	m := start(t)
+	alarm := &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: m.memberID}
+	m.must(t, alarm, "rev=1 alarms=[NOSPACE of me]")
+	require.NoError(t, m.Kill())
+	require.NoError(t, m.Restart(t.Context()))
+	m.must(t, &pb.AlarmRequest{}, "rev=1 alarms=[NOSPACE of me]")
+	m.must(t, put("k", "1"), "ResourceExhausted: etcdserver: mvcc: database space exceeded")
+	alarm.Action = pb.AlarmRequest_DEACTIVATE
+	m.must(t, alarm, "rev=1 alarms=[NOSPACE of me]")
+	m.must(t, put("k", "1"), "rev=2")
+}
+
 // A snapshot is a file followed by the SHA-256 of its bytes.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()

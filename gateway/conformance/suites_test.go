@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -64,6 +65,23 @@ func TestNoSuiteIsForgotten(t *testing.T) {
 				require.Contains(t, suites, name)
 			}
 		})
+	}
+}
+
+// README.md names every case and every suite that is left out.
+func TestReadmeNamesWhatIsSkipped(t *testing.T) {
+	once(t)
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	page := strings.Join(strings.Fields(string(readme)), " ")
+	for _, s := range skips {
+		require.Contains(t, page, "`"+s.name+"` | "+s.reason)
+	}
+	for _, exceptions := range notRun {
+		for name, reason := range exceptions {
+			require.Contains(t, page, "`"+name+"`")
+			require.Contains(t, page, "| "+reason+" |")
+		}
 	}
 }
 

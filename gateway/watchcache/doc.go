@@ -45,6 +45,6 @@
 // # Who may call
 //
 // Publish, Restored and Start may be called concurrently, but Publish only in
-// revision order. Everything on one [Stream] is for one goroutine. What a Stream
+// revision order. A [Stream] is for one goroutine, except for Poke. What a Stream
 // returned may be read by anybody and changed by nobody.
 package watchcache

@@ -54,11 +54,13 @@ const previousLocks = 64
 // value is read from the store once for all watchers, if the hub does not
 // remember it.
 func (h *Hub) WithPrevious(e *Event) (*mvccpb.Event, error) {
+	// NB: also if we still know it: what a client is told must not depend on
+	// what happens to be in memory.
+	if e.creates() || e.revision-1 < h.source.Compacted() {
+		return e.plain, nil
+	}
 	if full := e.full.Load(); full != nil {
 		return full, nil
-	}
-	if e.creates() {
-		return e.plain, nil
 	}
 	prev := e.prev.Load()
 	if prev == nil {
@@ -82,8 +84,8 @@ func (h *Hub) WithPrevious(e *Event) (*mvccpb.Event, error) {
 	return full, nil
 }
 
-// readPrevious asks the store. As in etcd, a value that has been compacted is as
-// good as none.
+// readPrevious asks the store. As in etcd, a value that has been compacted in
+// the meantime is as good as none.
 func (h *Hub) readPrevious(e *Event) (*mvccpb.KeyValue, error) {
 	h.previousRead.Add(1)
 	prev, err := h.source.Previous(e.plain.Kv.Key, e.revision)

@@ -167,7 +167,7 @@ func NewHub(cfg Config) *Hub {
 	}
 	h.window.maxBytes, h.window.maxEvents = cfg.WindowBytes, cfg.WindowEvents
 	if cfg.Registerer != nil {
-		cfg.Registerer.MustRegister(newCollector(h))
+		h.register(cfg.Registerer)
 	}
 	return h
 }
@@ -442,7 +442,7 @@ func (h *Hub) wakeWaiting(fanned int64) {
 		if revision <= fanned {
 			delete(h.waiting, s)
 			// NB: whether or not s sleeps: it may be about to.
-			s.rouse()
+			s.Poke()
 		}
 	}
 	h.waitingCount.Store(int32(len(h.waiting)))

@@ -39,7 +39,9 @@ func TestFilters(t *testing.T) {
 	r := newRig(t, Config{})
 	s := r.hub.NewStream()
 	for _, w := range []Watch{
-		{Owner: "puts", NoDelete: true}, {Owner: "deletions", NoPut: true}, {Owner: "none", NoPut: true, NoDelete: true},
+		{Owner: "puts", NoDelete: true},
+		{Owner: "deletions", NoPut: true},
+		{Owner: "none", NoPut: true, NoDelete: true},
 		{Owner: "old puts", NoDelete: true, Start: 1},
 	} {
 		w.Key, w.End = []byte("a"), []byte("z")
@@ -373,16 +375,16 @@ func TestPrevious(t *testing.T) {
 	require.Equal(t, []string{"p@8: 8:-a(7)"}, r.drain(s))
 
 	// A previous value that has been compacted is none.
-	s.Close()
-	r.put("a=9", "a=10")
+	r.put("a=9", "a=10", "a=11")
 	r.pass()
 	r.store.compacted.Store(10)
+	require.Equal(t, []string{"p@11: 9:a=9 10:a=10 11:a=11(10)"}, r.drain(s), "although the hub knows it")
+	r.hub.Restored(11)
 	late := r.hub.NewStream()
 	watch.Start = 10
 	_, _, err = late.Add(watch)
 	require.NoError(t, err)
-	r.pass()
-	require.Equal(t, []string{"p@10: 10:a=10"}, r.drain(late))
+	require.Equal(t, []string{"p@11: 10:a=10 11:a=11(10)"}, r.drain(late))
 }
 
 func TestPreviousValues(t *testing.T) {

@@ -88,7 +88,7 @@ func TestWindow(t *testing.T) {
 	require.Equal(t, "7 7 8 (8)(9)10 (10)", from(6))
 	require.Equal(t, "7 7 8 (8)(9)10 (10)", from(8))
 	require.Equal(t, "(9)10 (10)", from(9))
-	require.Equal(t, "", from(11))
+	require.Empty(t, from(11))
 	old, _ := w.find(5)
 	p, tail := w.tail()
 	require.EqualValues(t, 10, tail)
@@ -105,7 +105,7 @@ func TestWindow(t *testing.T) {
 	require.NotNil(t, p.next(), "whoever has a place can read on")
 	w.reset(2000)
 	require.Equal(t, "no", from(2000))
-	require.Equal(t, "", from(2001))
+	require.Empty(t, from(2001))
 
 	// A bound in events, with segments that are full.
 	w = &window{maxBytes: 1 << 40, maxEvents: 1000}

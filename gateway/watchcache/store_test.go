@@ -132,9 +132,9 @@ type rig struct {
 	hub   *Hub
 }
 
-func newRig(t testing.TB, cfg Config) *rig {
-	t.Helper()
-	r := &rig{t, newFakeStore(), NewHub(cfg)}
+func newRig(tb testing.TB, cfg Config) *rig {
+	tb.Helper()
+	r := &rig{tb, newFakeStore(), NewHub(cfg)}
 	r.hub.bind(r.store, 1)
 	return r
 }

@@ -87,11 +87,12 @@ type Delivery struct {
 type Status int
 
 const (
-	// Idle: there is nothing to give before Wake or RequestProgress.
+	// Idle means that there is nothing to give before Wake or RequestProgress.
 	Idle Status = iota
-	// Ready: the Delivery has been filled in.
+	// Ready means that the Delivery has been filled in.
 	Ready
-	// More: there may be more to give, but others should have a turn.
+	// More means that there may be something to give, but the caller should look
+	// at other things first.
 	More
 )
 
@@ -100,7 +101,7 @@ const (
 const maxSteps = 64
 
 // Stream is a set of watchers that one goroutine serves: it calls Next and, when
-// that is Idle, waits for Wake. All methods are for that goroutine.
+// that is Idle, waits for Wake. All methods but Poke are for that goroutine.
 //
 // Watchers that have something are served in cycles, each once in a cycle, so
 // that none starves beside a busy one.
@@ -150,8 +151,17 @@ func (h *Hub) NewStream() *Stream {
 	return &Stream{hub: h, wake: make(chan struct{}, 1)}
 }
 
-// Wake receives when Next may no longer be Idle.
+// Wake receives when Next may no longer be Idle, and after Poke.
 func (s *Stream) Wake() <-chan struct{} { return s.wake }
+
+// Poke wakes the stream's goroutine, now or when it next waits. Anybody may call
+// it at any time.
+func (s *Stream) Poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it has not yet taken the last one
+	}
+}
 
 // unlockAndWake ends a section under mu after which Next has something to do.
 func (s *Stream) unlockAndWake() {
@@ -159,14 +169,7 @@ func (s *Stream) unlockAndWake() {
 	s.sleeping = false
 	s.mu.Unlock()
 	if sleeping {
-		s.rouse()
-	}
-}
-
-func (s *Stream) rouse() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // it has not yet taken the last one
+		s.Poke()
 	}
 }
 

@@ -85,7 +85,14 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	//	nothing                     an entry without effects
 	//	@REVISION                   first in the line: the revision, if it is not
 	//	                            to be the next one
+	//
+	// With times=N that is done so often, and only the end is printed.
 	case "apply":
+		times := 1
+		d.MaybeScanArgs(t, "times", &times)
+		for range times - 1 {
+			s.apply(lines(d.Input))
+		}
 		return s.apply(lines(d.Input))
 
 	// read answers the lines below, one by one:

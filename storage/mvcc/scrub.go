@@ -15,7 +15,7 @@ func (s *Store) Scrubbed() int64 { return s.scrubbed.Load() }
 // Scrub deletes what compactions have freed. Its work grows with the number of
 // changes since the last compaction, not with the number of keys: it walks the
 // revisions from the last compaction to this one and, for each, deletes the
-// versions of its key that came before. A step deletes about stepRows rows in
+// version of its key that came before. A step deletes about stepRows rows in
 // one batch; between steps it calls pause, which may wait, and which ends the
 // scrub by returning false. What was done is kept: the next Scrub goes on
 // behind it. For one goroutine.
@@ -75,7 +75,7 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 		if err != nil {
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}
-		n, err := s.scrubKey(batch, data, key, rev, from, target)
+		n, err := s.scrubKey(batch, data, key, rev, target)
 		if err != nil {
 			return 0, err
 		}
@@ -93,17 +93,15 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	return next, nil
 }
 
-// scrubKey deletes the versions of key older than rev, and rev itself if it is
-// a tombstone before target. It returns how many rows it deleted. data shows
-// what there was before the step, which began at from.
-func (s *Store) scrubKey(
-	batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision, from, target int64,
-) (int, error) {
+// scrubKey deletes the version of key before rev, and rev itself if it is a
+// tombstone before target. It returns how many rows it deleted. data shows what
+// there was before the step.
+func (s *Store) scrubKey(batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision, target int64) (int, error) {
 	g := s.group
 	seek := g.dataKey(nil, key, rev)
 	ok := data.SeekPrefixGE(seek)
 	if !ok || string(data.Key()) != string(seek) {
-		return 0, data.Error() // an earlier step has deleted it
+		return 0, data.Error() // damage: whoever reads the revision is told
 	}
 	rows := 0
 	drop := func(v Revision, size int) error {
@@ -119,18 +117,14 @@ func (s *Store) scrubKey(
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}
 	}
-	for older := false; !older && data.Next(); {
+	// There is one older version at most: of those behind it each went when the
+	// one in front of it was looked at.
+	if data.Next() {
 		_, v, err := splitDataKey(data.Key())
 		if err != nil {
 			return 0, err
 		}
-		// What is older than a version of this step went when that was looked
-		// at, and if it was a tombstone it went itself.
 		lv := data.LazyValue()
-		older = v.Main >= from
-		if older && lv.Len() == 0 && v.Main < target {
-			break
-		}
 		if err := drop(v, lv.Len()); err != nil {
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}

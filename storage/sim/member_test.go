@@ -20,17 +20,21 @@ import (
 )
 
 // callTimeout bounds every call of a member: one that takes so long hangs.
-const callTimeout = time.Minute
+const callTimeout = 20 * time.Second
+
+// graceTimeout bounds the wait for a failed member to come to an end by itself.
+// It need not: its process would end instead.
+const graceTimeout = 200 * time.Millisecond
 
 // memberTarget is a member on a disk in memory.
 type memberTarget struct {
 	*member.Member
 	disk disk
 	sink *sink
-
-	mu sync.Mutex // guards fatal
-	// fatal is what the member said it failed of.
-	fatal error
+	// failure is sent what the member says it failed of.
+	failure chan error
+	// broken is that, once it has been received.
+	broken error
 }
 
 // newMember opens a member on a disk, seen through inj unless that is nil. The
@@ -41,40 +45,84 @@ func newMember(d disk, inj engine.Injector) (*memberTarget, error) {
 }
 
 func (t *memberTarget) open(inj engine.Injector) error {
-	t.sink = newSink()
+	failure := make(chan error, 1)
+	t.sink, t.failure, t.broken = newSink(), failure, nil
 	fs := t.disk.fs()
 	if inj != nil {
 		fs = engine.WrapFaulty(fs, inj)
 	}
-	m, err := member.Open(member.Config{
-		Name: "sim", PeerURLs: []string{"http://127.0.0.1:2380"}, InitialCluster: "sim=http://127.0.0.1:2380",
-		Dir: "data", FS: fs, Logger: slog.New(slog.DiscardHandler), Events: t.sink,
-		CacheBytes: 1 << 20, MemTableBytes: 64 << 10,
-		Fatal: func(err error) {
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			t.fatal = err
-		},
-	})
-	if err != nil {
-		return err
+	type opened struct {
+		member *member.Member
+		err    error
 	}
-	t.Member = m
+	done := make(chan opened, 1)
+	go func() {
+		m, err := member.Open(member.Config{
+			Name: "sim", PeerURLs: []string{"http://127.0.0.1:2380"}, InitialCluster: "sim=http://127.0.0.1:2380",
+			Dir: "data", FS: fs, Logger: slog.New(slog.DiscardHandler), Events: t.sink,
+			CacheBytes: 1 << 20, MemTableBytes: 64 << 10,
+			Fatal: func(err error) { failure <- err },
+		})
+		done <- opened{m, err}
+	}()
+	ctx, cancel := limited()
+	defer cancel()
 	select {
-	case <-m.Ready():
+	case o := <-done:
+		if o.err != nil {
+			return o.err
+		}
+		t.Member = o.member
+	case t.broken = <-failure:
+		return t.broken
+	case <-ctx.Done():
+		return errors.New("the member does not open")
+	}
+	select {
+	case <-t.Ready():
 		return nil
-	case <-time.After(callTimeout):
-		return errors.Join(errors.New("the member does not get ready"), m.Err(), m.Close())
+	case t.broken = <-failure:
+		return errors.Join(t.broken, t.Close())
+	case <-ctx.Done():
+		return errors.Join(errors.New("the member does not get ready"), t.Close())
 	}
 }
 
 // failed is what the member said it failed of, nil if it did not.
 func (t *memberTarget) failed() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.fatal
+	select {
+	case t.broken = <-t.failure:
+	default:
+	}
+	return t.broken
 }
 
+// Close closes the member. A failed one may not come to an end.
+func (t *memberTarget) Close() error {
+	done := make(chan error, 1)
+	go func() { done <- t.Member.Close() }()
+	ctx, cancel := limited()
+	defer cancel()
+	if t.failed() == nil {
+		select {
+		case err := <-done:
+			return err
+		case t.broken = <-t.failure:
+		case <-ctx.Done():
+			return errors.New("the member does not close")
+		}
+	}
+	ctx, cancel = context.WithTimeout(ctx, graceTimeout)
+	defer cancel()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return t.broken
+	}
+}
+
+// limited is a context that no call should need up.
 func limited() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), callTimeout)
 }

@@ -195,7 +195,7 @@ func (o *op) txnRequest() *pb.TxnRequest {
 func (c *client) read(ctx context.Context, what string, req *pb.RangeRequest) (*pb.RangeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	toldBefore := c.ledger.highest()
+	toldBefore, toldBy := c.ledger.highestBy()
 	if req.Serializable {
 		toldBefore = 0
 	}
@@ -204,7 +204,7 @@ func (c *client) read(ctx context.Context, what string, req *pb.RangeRequest) (*
 		return nil, err
 	}
 	c.ledger.heard(r.Header)
-	c.ledger.looked(what, req, r, toldBefore)
+	c.ledger.looked(what, req, r, toldBefore, toldBy)
 	return r, nil
 }
 

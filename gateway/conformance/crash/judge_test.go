@@ -110,8 +110,8 @@ func TestJudge(t *testing.T) {
 			o := s.sent(&op{id: "c", steps: []step{{remove: true, key: "/k"}}})
 			s.answered(o, 4, []item{a2})
 			s.shown(4, del("/k", 4, a2))
-			s.looked("get", rangeOf("/k", 3), answer(4, a2), 4)
-			s.looked("get", rangeOf("/k", 0), answer(4), 4)
+			s.looked("get", rangeOf("/k", 3), answer(4, a2), 4, "somebody")
+			s.looked("get", rangeOf("/k", 0), answer(4), 4, "somebody")
 			s.killed(5)
 		}, 5, ""},
 		"unacknowledged, there": {func(s *scene) {
@@ -146,7 +146,7 @@ func TestJudge(t *testing.T) {
 		"acknowledged, its revision given to another": {func(s *scene) {
 			s.answered(s.sent(putting("a", "/k")), 2, []item{})
 			s.killed(2)
-		}, 2, "somebody had been told revision 2"},
+		}, 2, "revision 2 was told by"},
 		"acknowledged, at another revision": {func(s *scene) {
 			s.answered(s.sent(putting("a", "/k")), 3, []item{})
 			s.shown(2, put("a", "/k", 2, 2, 1))
@@ -176,12 +176,12 @@ func TestJudge(t *testing.T) {
 		"an older revision than one told before": {func(s *scene) {
 			s.written("a", "/k", 2, 2, 1)
 			s.written("b", "/k", 3, 2, 2, a1)
-			s.looked("get", rangeOf("/k", 0), answer(2, a1), 3)
-		}, 3, "had been told 3"},
+			s.looked("get", rangeOf("/k", 0), answer(2, a1), 3, "somebody")
+		}, 3, "revision 3 was told by"},
 		"a wrong read": {func(s *scene) {
 			s.written("a", "/k", 2, 2, 1)
 			s.written("b", "/k", 3, 2, 2, a1)
-			s.looked("get", rangeOf("/k", 0), answer(3, a1), 3)
+			s.looked("get", rangeOf("/k", 0), answer(3, a1), 3, "somebody")
 		}, 3, "want /k=b@2/3/2"},
 		"refused, and there": {func(s *scene) {
 			s.written("a", "/k", 2, 2, 1)

@@ -85,6 +85,7 @@ type ledger struct {
 	// All below is guarded by mu.
 
 	told    int64          // the highest revision in any answer
+	toldBy  string         // which answer, or whom
 	down    bool           // the server is being killed: errors are no news
 	open    map[string]*op // to be accounted for, by id
 	writes  map[int64]*op  // acknowledged with a revision of their own
@@ -116,7 +117,7 @@ func newLedger(v *verdict) *ledger {
 func (l *ledger) begin(o *op) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	o.life, o.told = len(l.lives)-1, l.told
+	o.life, o.told, o.toldBy = len(l.lives)-1, l.told, l.toldBy
 	l.open[o.id] = o
 }
 
@@ -134,9 +135,9 @@ func (l *ledger) done(o *op) {
 		atLeast++
 	}
 	if o.rev < atLeast {
-		l.violation("%v, and before it was sent somebody had been told revision %d", o, o.told)
+		l.violation("%v, and before it was sent revision %d was told by %s", o, o.told, o.toldBy)
 	}
-	l.told = max(l.told, o.rev)
+	l.tellLocked(o.rev, o.String)
 	switch {
 	case o.outcome == refused:
 		l.looks = append(l.looks, look{"the else branch of " + o.String(), o.guard.key, "", o.rev, o.found})
@@ -159,14 +160,14 @@ func (l *ledger) done(o *op) {
 
 // looked notes what a range showed. rev is the revision that it was asked for,
 // or 0; toldBefore is 0 for one that may be stale.
-func (l *ledger) looked(what string, req *pb.RangeRequest, r *pb.RangeResponse, toldBefore int64) {
+func (l *ledger) looked(what string, req *pb.RangeRequest, r *pb.RangeResponse, toldBefore int64, toldBy string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if r.Header.Revision < toldBefore {
-		l.violation("%s of %s is answered at revision %d, and before it was sent somebody had been told %d",
-			what, req.Key, r.Header.Revision, toldBefore)
+		l.violation("%s of %s is answered at revision %d, and before it was sent revision %d was told by %s",
+			what, req.Key, r.Header.Revision, toldBefore, toldBy)
 	}
-	l.told = max(l.told, r.Header.Revision)
+	l.tellLocked(r.Header.Revision, func() string { return fmt.Sprintf("%s of %s", what, req.Key) })
 	at := req.Revision
 	if at == 0 {
 		at = r.Header.Revision
@@ -195,16 +196,28 @@ func (l *ledger) heard(h *pb.ResponseHeader) {
 
 // highest is the highest revision that anybody was told.
 func (l *ledger) highest() int64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.told
+	rev, _ := l.highestBy()
+	return rev
 }
 
-// tell notes that somebody was told a revision in passing.
-func (l *ledger) tell(rev int64) {
+// highestBy says by which answer, too.
+func (l *ledger) highestBy() (int64, string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.told = max(l.told, rev)
+	return l.told, l.toldBy
+}
+
+// tell notes that a watcher was told a revision.
+func (l *ledger) tell(rev int64, by string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tellLocked(rev, func() string { return by })
+}
+
+func (l *ledger) tellLocked(rev int64, by func() string) {
+	if rev > l.told {
+		l.told, l.toldBy = rev, by()
+	}
 }
 
 // afterAcks is closed when n more ops have been answered.

@@ -89,8 +89,9 @@ type op struct {
 	revoke int64
 
 	// told is the highest revision that anybody had been told before it was
-	// sent.
-	told int64
+	// sent, toldBy by which answer.
+	told   int64
+	toldBy string
 
 	outcome outcome
 	rev     int64    // of the answer's header

@@ -67,7 +67,7 @@ func (w *watcher) take(header int64, events []*mvccpb.Event) {
 		w.takeRevision(rev, events[:n])
 		events = events[n:]
 	}
-	w.ledger.tell(w.reached)
+	w.ledger.tell(w.reached, w.name)
 	select {
 	case w.advanced <- true:
 	default:
