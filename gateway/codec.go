@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
@@ -17,9 +18,11 @@ type wireMessage interface {
 	WireBuffers() mem.BufferSlice
 }
 
-// codec encodes protobuf, and counts the bytes as etcd does.
+// codec encodes protobuf, and counts the bytes as etcd does. It has the buffers
+// of what is received and sent.
 type codec struct {
 	sent, received atomic.Int64
+	buffers        bufferPool
 }
 
 var _ encoding.CodecV2 = (*codec)(nil)
@@ -27,7 +30,7 @@ var _ encoding.CodecV2 = (*codec)(nil)
 // Name is the content subtype that clients ask for.
 func (*codec) Name() string { return "proto" }
 
-// Marshal encodes v into a buffer of gRPC's pool.
+// Marshal encodes v into buffers of the pool.
 func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 	if w, ok := v.(wireMessage); ok {
 		buffers := w.WireBuffers()
@@ -38,25 +41,30 @@ func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 	if !ok {
 		return nil, fmt.Errorf("gateway: %T is not a protobuf message", v)
 	}
+	switch m := m.(type) {
+	case *pb.RangeResponse:
+		buffers, size := encodeRange(m, false, &c.buffers)
+		c.sent.Add(int64(size))
+		return buffers, nil
+	case *pb.RangeStreamResponse:
+		if m.RangeResponse != nil {
+			buffers, size := encodeRange(m.RangeResponse, true, &c.buffers)
+			c.sent.Add(int64(size))
+			return buffers, nil
+		}
+	}
 	// Size leaves what it finds in m, and UseCachedSize takes it from there:
 	// nobody changes an answer in between.
 	size := proto.Size(m)
 	c.sent.Add(int64(size))
-	options := proto.MarshalOptions{UseCachedSize: true}
-	if mem.IsBelowBufferPoolingThreshold(size) {
-		b, err := options.MarshalAppend(make([]byte, 0, size), m)
-		if err != nil {
-			return nil, err
-		}
-		return mem.BufferSlice{mem.SliceBuffer(b)}, nil
-	}
-	pool := mem.DefaultBufferPool()
-	b := pool.Get(size)
-	if _, err := options.MarshalAppend((*b)[:0], m); err != nil {
-		pool.Put(b)
+	b := c.buffers.Get(size)
+	encoded, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*b)[:0], m)
+	if err != nil {
+		c.buffers.Put(b)
 		return nil, err
 	}
-	return mem.BufferSlice{mem.NewBuffer(b, pool)}, nil
+	*b = encoded
+	return mem.BufferSlice{mem.NewBuffer(b, &c.buffers)}, nil
 }
 
 // Unmarshal decodes into v. v shares no bytes with data, which goes back to
@@ -67,7 +75,7 @@ func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return fmt.Errorf("gateway: %T is not a protobuf message", v)
 	}
 	c.received.Add(int64(data.Len()))
-	b := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	b := data.MaterializeToBuffer(&c.buffers)
 	defer b.Free()
 	return proto.Unmarshal(b.ReadOnlyData(), m)
 }

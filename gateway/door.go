@@ -36,7 +36,8 @@ type Mode int8
 
 // The modes.
 const (
-	// Plain takes plain text.
+	// Plain takes what comes as it is: plain text, or connections of a TLS
+	// listener.
 	Plain Mode = iota
 	// Secure takes TLS.
 	Secure
@@ -78,14 +79,15 @@ func newDoor(cfg *Config, stopping <-chan struct{}) *door {
 		pending:    map[*doorConn]struct{}{},
 	}
 	if cfg.TLS != nil {
-		d.tls = negotiating(cfg.TLS)
+		d.tls = ServerTLS(cfg.TLS)
 	}
 	return d
 }
 
-// negotiating makes base agree with each client on the protocol that it will
-// be served.
-func negotiating(base *tls.Config) *tls.Config {
+// ServerTLS returns a configuration that is base and agrees with each client on
+// the protocol that it will be served. TLS listeners that are handed to Serve
+// need it; Config.TLS gets it by itself.
+func ServerTLS(base *tls.Config) *tls.Config {
 	with := func(c *tls.Config, proto string) *tls.Config {
 		c = c.Clone()
 		c.GetConfigForClient = nil
@@ -206,12 +208,15 @@ func (d *door) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 		secure = d.tls != nil && first[0] == tlsHandshake
 	}
 	var info credentials.AuthInfo
-	if secure {
-		t := tls.Server(&unread{Conn: dc.raw, peeked: dc.peeked}, d.tls)
+	t, isTLS := dc.raw.(*tls.Conn) // The listener is a TLS listener.
+	if secure && !isTLS {
+		t = tls.Server(&unread{Conn: dc.raw, peeked: dc.peeked}, d.tls)
+		dc.Conn, dc.peeked = t, nil
+	}
+	if t != nil {
 		if err := t.Handshake(); err != nil {
 			return nil, nil, err
 		}
-		dc.Conn, dc.peeked = t, nil
 		info = credentials.TLSInfo{
 			State:          t.ConnectionState(),
 			CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},

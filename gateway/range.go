@@ -7,10 +7,12 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
+
+	"github.com/pebbledash/pebbledash/storage/evaluate"
 )
 
 // streamChunkBytes is about how many bytes of keys and values a RangeStream
-// sends at a time. A message of this size fits a pooled buffer of gRPC's.
+// sends at a time; up to two such chunks are held for a stream.
 const streamChunkBytes = 256 << 10
 
 // kvServer serves etcd's KV service.
@@ -36,7 +38,7 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResp
 	return &a.resp, nil
 }
 
-// errStream marks an error of sending, which is the client's and not the
+// streamError marks an error of sending, which is the client's and not the
 // store's, so that it can pass the store unchanged.
 type streamError struct{ error }
 
@@ -51,7 +53,7 @@ func (s *kvServer) RangeStream(r *pb.RangeRequest, stream grpc.ServerStreamingSe
 	}
 	op := toRange(r)
 	// checkRangeStream passes a target without an order; see there.
-	op.SortTarget = 0
+	op.SortTarget = evaluate.SortByKey
 
 	var held []*mvccpb.KeyValue
 	send := func(a *pb.RangeResponse) error {

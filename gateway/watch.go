@@ -42,7 +42,7 @@ const (
 	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
 )
 
-// watchServer serves etcd's Watch service (room [8] of the drawing in doc.go).
+// watchServer serves etcd's Watch service (room [9] of the drawing in doc.go).
 // Which events a watch gets and when is the business of gateway/watchcache; here
 // requests become watchers, and what they are given becomes responses.
 type watchServer struct {

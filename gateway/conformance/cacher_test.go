@@ -404,20 +404,20 @@ func TestCacher(t *testing.T) {
 	// Upstream leaves these out (kubernetes issue 109831), but they hold.
 	t.Run("ListResourceVersionMatch", func(t *testing.T) {
 		opts := cacherDefaults(t)
-		opts.transformer = storagetesting.NewPrefixTransformer([]byte(testPrefix), false)
+		opts.transformer = newPrefixTransformer()
 		s := newCachedStore(t, opts)
 		storagetesting.RunTestListResourceVersionMatch(t.Context(), t, &withPrefixTransformer{s, s.under.transformer})
 	})
 	t.Run("GuaranteedUpdate", func(t *testing.T) {
 		opts := cacherDefaults(t)
-		opts.transformer = storagetesting.NewPrefixTransformer([]byte(testPrefix), false)
+		opts.transformer = newPrefixTransformer()
 		s := newCachedStore(t, opts)
 		storagetesting.RunTestGuaranteedUpdate(t.Context(), t, &withPrefixTransformer{s, s.under.transformer}, ignoreKey)
 	})
 	t.Run("GuaranteedUpdateChecksStoredData", func(t *testing.T) {
 		opts := cacherDefaults(t)
 		opts.codec = jsonCodec(t)
-		opts.transformer = storagetesting.NewPrefixTransformer([]byte(testPrefix), false)
+		opts.transformer = newPrefixTransformer()
 		s := newCachedStore(t, opts)
 		storagetesting.RunTestGuaranteedUpdateChecksStoredData(t.Context(), t, &withPrefixTransformer{s, s.under.transformer})
 	})

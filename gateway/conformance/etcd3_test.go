@@ -14,16 +14,13 @@ import (
 	storagetesting "k8s.io/apiserver/pkg/storage/testing"
 )
 
-// testPrefix is what the transformer of these tests puts before each value.
-const testPrefix = "test!"
-
 func etcd3Defaults(t *testing.T) storageOptions {
 	t.Helper()
 	leases := etcd3.NewDefaultLeaseManagerConfig()
 	leases.ReuseDurationSeconds = 1 // The suites wait for the expiry of leases.
 	return storageOptions{
 		codec:       jsonCodec(t),
-		transformer: storagetesting.NewPrefixTransformer([]byte(testPrefix), false),
+		transformer: newPrefixTransformer(),
 		leases:      leases,
 	}
 }

@@ -12,7 +12,9 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"google.golang.org/grpc/grpclog"
+	"k8s.io/klog/v2"
 
 	"github.com/pebbledash/pebbledash/gateway/conformance/server"
 )
@@ -27,6 +29,7 @@ func TestMain(m *testing.M) {
 	flag.Parse()
 	// A server that is killed is no news here.
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+	klog.SetLogger(logr.Discard())
 	os.Exit(runAll(m))
 }
 

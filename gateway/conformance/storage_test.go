@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
@@ -29,7 +28,6 @@ import (
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
 	featuregatetesting "k8s.io/component-base/featuregate/testing"
-	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 
 	"github.com/pebbledash/pebbledash/gateway/conformance/server"
@@ -97,7 +95,6 @@ func newEtcd3Store(t *testing.T, opts storageOptions) *etcd3Store {
 	t.Helper()
 	longUnlessChosen(t)
 	once(t)
-	klog.SetLogger(logr.Discard())
 	srv := server.Run(t, server.Config{Binary: target.Path, Args: opts.serverArgs})
 
 	// The checker remembers what earlier servers could do.
@@ -211,8 +208,16 @@ func (s *swappable) TransformToStorage(ctx context.Context, data []byte, dataCtx
 	return s.get().TransformToStorage(ctx, data, dataCtx)
 }
 
+// testPrefix is what newPrefixTransformer's puts before each value.
+const testPrefix = "test!"
+
+func newPrefixTransformer() *storagetesting.PrefixTransformer {
+	return storagetesting.NewPrefixTransformer([]byte(testPrefix), false)
+}
+
 // withPrefixTransformer is what some suites ask for: a store whose
-// PrefixTransformer they may change.
+// PrefixTransformer they may change. It must have newPrefixTransformer's; the
+// one in use cannot be copied while a cache reads in the background.
 type withPrefixTransformer struct {
 	storage.Interface
 
@@ -220,8 +225,7 @@ type withPrefixTransformer struct {
 }
 
 func (s *withPrefixTransformer) UpdatePrefixTransformer(modify storagetesting.PrefixTransformerModifier) func() {
-	changed := *s.transformer.get().(*storagetesting.PrefixTransformer)
-	return s.transformer.set(modify(&changed))
+	return s.transformer.set(modify(newPrefixTransformer()))
 }
 
 // withTransformerOverride is the same for any transformer.

@@ -150,21 +150,29 @@ func BenchmarkPrevious(b *testing.B) {
 	require.LessOrEqual(b, r.hub.previousRead.Load(), int64(1000))
 }
 
-// BenchmarkCatchUp is reading a window of 50,000 events that a watcher does not
-// want.
+// BenchmarkCatchUp is a watcher, or many that were away together, reading a
+// window of 50,000 events for those of one key.
 func BenchmarkCatchUp(b *testing.B) {
-	r := newRig(b, Config{})
-	event := benchEvents(1000)
-	const events = 50_000
-	for rev := int64(2); rev < events; rev++ {
-		r.store.revision.Store(rev)
-		r.hub.Publish(event(rev), rev)
+	for _, watchers := range []int{1, 10_000} {
+		b.Run(fmt.Sprintf("watchers=%d", watchers), func(b *testing.B) {
+			r := newRig(b, Config{})
+			event := benchEvents(watchers)
+			const events = 50_000
+			for rev := int64(2); rev < events; rev++ {
+				r.store.revision.Store(rev)
+				r.hub.Publish(event(rev), rev)
+			}
+			for b.Loop() {
+				s := r.hub.NewStream()
+				for i := range watchers {
+					r.add(s, fmt.Sprintf("/registry/pods/default/pod-%06d", i), "", 2)
+				}
+				if got := r.drainCount(b, s); got < events-watchers-2 {
+					b.Fatal(got)
+				}
+				s.Close()
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*watchers), "µs/watcher")
+		})
 	}
-	for b.Loop() {
-		s := r.hub.NewStream()
-		r.add(s, "/registry/nodes/", "/registry/nodes0", 2)
-		r.drainCount(b, s)
-		s.Close()
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*events), "ns/event")
 }

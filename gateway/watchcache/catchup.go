@@ -78,29 +78,61 @@ func (s *Stream) give(w *Watcher, e *Event) bool {
 	return true
 }
 
+// herd is from how many watchers that are behind on it pays to sort the events
+// of a segment by key, so that each need not look at all of them.
+const herd = 16
+
 // readWindow takes what is left of a chunk from the window.
 func (s *Stream) readWindow(w *Watcher, p position) {
-	var visited, last int64
+	sorted := s.hub.behind.Load() >= herd
 	next := w.next
-	for b := p.next(); b != nil; b = p.next() {
-		for i := range b.events {
-			e := &b.events[i]
-			if e.revision < w.next {
-				continue
-			}
-			if s.fullAt(e.revision, last) || e.revision != last && visited >= s.hub.cfg.ChunkRevisions {
-				w.next = e.revision
-				return
-			}
-			last = e.revision
-			visited++
-			if contains(w.key, w.end, e.plain.Kv.Key) {
+	var last, visited int64
+	for {
+		following := p.seg.next.Load() // before n, which then is the last
+		batches := p.seg.batches[p.i:p.seg.n.Load()]
+		if following != nil && sorted {
+			s.hits = p.seg.byKey().find(w.key, w.end, s.hits[:0])
+			for _, hit := range s.hits {
+				e := hit.event
+				if e.revision < w.next {
+					continue
+				}
+				if s.fullAt(e.revision, last) {
+					w.next = e.revision
+					return
+				}
+				last = e.revision
 				s.give(w, e)
 			}
+			visited += int64(len(s.hits)) + 1
+		} else {
+			for i := range batches {
+				for j := range batches[i].events {
+					e := &batches[i].events[j]
+					if e.revision < w.next {
+						continue
+					}
+					if s.fullAt(e.revision, last) {
+						w.next = e.revision
+						return
+					}
+					last = e.revision
+					visited++
+					if contains(w.key, w.end, e.plain.Kv.Key) {
+						s.give(w, e)
+					}
+				}
+			}
 		}
-		next = max(next, b.revision+1)
+		if len(batches) > 0 {
+			next = max(next, batches[len(batches)-1].revision+1)
+		}
+		if following == nil || visited >= s.hub.cfg.ChunkRevisions {
+			w.next = next
+			return
+		}
+		p = position{following, 0}
 	}
-	w.next = next
 }
 
 // errChunkFull stops a read of the store.

@@ -1,5 +1,5 @@
 // Package watchcache keeps recent events in memory and brings them to watchers
-// (room [7] of the drawing in gateway/doc.go). The storage hands events in
+// (room [8] of the drawing in gateway/doc.go). The storage hands events in
 // through [Hub.Publish]; gateway/watch.go takes them out through [Stream.Next].
 //
 //	applier ── Publish ──> window              the recent batches; also the queue to the hub
@@ -29,7 +29,7 @@
 //  1. The window holds every event with a revision above its start, up to
 //     published; batches hold whole revisions.
 //  2. A span's log holds, from its base on, every event of the span with a
-//     revision up to Hub.appended; it changes by whole revisions.
+//     revision up to Hub.appended; it grows by whole revisions.
 //  3. A watcher joins a span, at the end of its log and under Hub.mu, only if its
 //     next revision is above Hub.appended. So there is no gap, and what it might
 //     see twice lies below its next revision and is skipped.

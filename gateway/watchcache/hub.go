@@ -33,6 +33,11 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// WindowBytes and WindowEvents bound the window: 64 MiB and 100,000.
 	WindowBytes, WindowEvents int64
+	// PreloadRevisions is how much of the past Start reads into the window, so
+	// that watchers which come back after a restart need not each read it from
+	// the store: 10,000; negative for none. It takes an eighth of the window at
+	// most.
+	PreloadRevisions int64
 	// PreviousBytes bounds the recent events whose values are remembered as the
 	// PrevKv of the next: 16 MiB. They are the window's own for the most part.
 	PreviousBytes int
@@ -55,6 +60,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	orDefault(&c.WindowBytes, 64<<20)
 	orDefault(&c.WindowEvents, 100_000)
+	if c.PreloadRevisions == 0 {
+		c.PreloadRevisions = 10_000
+	}
 	orDefault(&c.PreviousBytes, 16<<20)
 	orDefault(&c.MaxPendingEvents, 1024)
 	orDefault(&c.MaxWatchers, 1_000_000)
@@ -210,7 +218,45 @@ func (h *Hub) rouse() {
 // was published. Start may be called once.
 func (h *Hub) Start(source Source, revision int64) {
 	h.bind(source, revision)
+	h.preload()
 	go h.run()
+}
+
+// preload puts the store's last events before those that were published. If it
+// can not it leaves the window as it is.
+func (h *Hub) preload() {
+	to := h.window.start.Load()
+	from := max(to-h.cfg.PreloadRevisions+1, h.source.Compacted(), 1)
+	if h.cfg.PreloadRevisions < 0 || from > to {
+		return
+	}
+	var revisions []batch
+	size := 0
+	err := h.source.Changes(context.Background(), []byte{0}, []byte{0}, from, to, func(ev *mvccpb.Event) error {
+		rev := ev.Kv.ModRevision
+		if n := len(revisions); n == 0 || revisions[n-1].revision != rev {
+			revisions = append(revisions, batch{revision: rev})
+		}
+		b := &revisions[len(revisions)-1]
+		b.events = append(b.events, Event{})
+		b.events[len(b.events)-1].init(ev)
+		size += b.events[len(b.events)-1].bytes
+		return nil
+	})
+	if err != nil {
+		return
+	}
+	// The oldest go if they are too many.
+	base := from - 1
+	for ; size > int(h.window.maxBytes/8) && len(revisions) > 0; revisions = revisions[1:] {
+		base = revisions[0].revision
+		for i := range revisions[0].events {
+			size -= revisions[0].events[i].bytes
+		}
+	}
+	h.publishMu.Lock()
+	defer h.publishMu.Unlock()
+	h.window.prepend(base, to, revisions)
 }
 
 func (h *Hub) bind(source Source, revision int64) {
@@ -285,16 +331,27 @@ func (h *Hub) skipToTailLocked() {
 // pass brings the next events to the spans and wakes those who wait for them. It
 // says whether there are more. For the hub's goroutine.
 func (h *Hub) pass() (more bool) {
+	more = h.advance()
+	h.tell()
+	return more
+}
+
+// advance is the first half of a pass, up to the wake-ups, which it leaves in
+// calls.
+func (h *Hub) advance() (more bool) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.at.seg.evicted.Load() {
 		h.overrunLocked()
 	} else {
 		h.appendLocked()
 	}
 	h.passing = true
-	more = h.at.more()
-	h.mu.Unlock()
+	return h.at.more()
+}
 
+// tell is the second half: it wakes the streams, and then raises fanned.
+func (h *Hub) tell() {
 	for i, c := range h.calls {
 		notify(c.idle, c.from)
 		clear(c.idle)
@@ -312,7 +369,6 @@ func (h *Hub) pass() (more bool) {
 	if h.waitingCount.Load() > 0 {
 		h.wakeWaiting(fanned)
 	}
-	return more
 }
 
 // appendLocked takes about passEvents from the window.

@@ -148,6 +148,92 @@ func TestPublishBeforeStart(t *testing.T) {
 	}
 }
 
+// Watchers that come back after a restart find the last of the past in memory.
+func TestPreload(t *testing.T) {
+	store := newFakeStore()
+	for i := range 1000 {
+		store.apply(change{"a", fmt.Sprint(i + 2)}, change{"b", "x"})
+	}
+	for _, c := range []struct {
+		cfg       Config
+		published int
+		first     int64
+	}{
+		{Config{}, 0, 2},
+		{Config{}, 10, 2},
+		{Config{PreloadRevisions: 300}, 10, 692},
+		{Config{PreloadRevisions: -1}, 10, 992},
+		{Config{WindowBytes: 8 * 2 * 100 * (eventOverhead + 4)}, 0, 902},
+	} {
+		r := &rig{t, store, NewHub(c.cfg)}
+		if c.published > 0 {
+			history := store.view()
+			r.hub.Publish(history[len(history)-2*c.published:], 1001)
+		}
+		r.hub.bind(store, 1001)
+		r.hub.preload()
+		store.changes.Store(0)
+		s := r.hub.NewStream()
+		_, ok := r.hub.window.find(c.first - 1)
+		require.Equal(t, c.first == 2, ok, c.first)
+		r.add(s, "a", "", c.first)
+		require.Contains(t, strings.Join(r.drain(s), " "), fmt.Sprintf(": %d:a=%d ", c.first, c.first))
+		require.Zero(t, store.changes.Load())
+		require.Equal(t, 2*(1001-c.first+1), r.hub.window.events.Load())
+
+		r.add(s, "b", "", 0)
+		r.put("b=y")
+		r.pass()
+		require.Equal(t, []string{fmt.Sprintf("b@%d: %d:b=y", store.Revision(), store.Revision())}, r.drain(s))
+		store.mu.Lock()
+		store.history = store.history[:2000]
+		store.revision.Store(1001)
+		store.mu.Unlock()
+	}
+	// What is compacted can not be preloaded.
+	store.compacted.Store(500)
+	hub := NewHub(Config{})
+	hub.Start(store, 1001)
+	defer hub.Close()
+	require.EqualValues(t, 499, hub.window.start.Load())
+}
+
+// Many that are behind read the window by key, and are given the same.
+func TestHerd(t *testing.T) {
+	r := newRig(t, Config{WindowBytes: 100 * eventOverhead, ChunkEvents: 7})
+	for i := range 90 {
+		r.put(fmt.Sprintf("a%02d=%d b%02d=%d c=x", i%10, i, i%7, i))
+	}
+	start := r.hub.window.start.Load() + 1
+	spans := [][2]string{{"c", ""}, {"a03", ""}, {"a03", "a05"}, {"a", "c"}, {"b03", "\x00"}, {"x", "\x00"}, {"0", "1"}}
+	for _, span := range spans {
+		alone, many := r.hub.NewStream(), r.hub.NewStream()
+		r.add(alone, span[0], span[1], start+5)
+		want := r.drain(alone)
+		for range herd {
+			r.add(many, span[0], span[1], start+5)
+		}
+		got := map[string]int{}
+		for range want {
+			var d Delivery
+			status, err := many.Next(t.Context(), &d)
+			require.NoError(t, err)
+			require.Equal(t, Ready, status)
+			got[r.render(&d)]++
+		}
+		for _, line := range append(want, r.drain(many)...) {
+			got[line]++
+		}
+		for _, line := range want {
+			require.Equal(t, herd+1, got[line], line)
+		}
+		require.Len(t, got, len(want))
+		alone.Close()
+		many.Close()
+	}
+	require.NotNil(t, r.hub.window.segments[1].sorted.Load())
+}
+
 func TestChunks(t *testing.T) {
 	r := newRig(t, Config{ChunkEvents: 3})
 	s := r.hub.NewStream()
@@ -494,6 +580,42 @@ func TestProgressBarrier(t *testing.T) {
 	}
 	require.Greater(t, len(progress), 10)
 	require.Greater(t, events, 100)
+}
+
+// Halfway through a pass, when the events are in the logs and the streams have
+// not been told, nobody may take himself for up to date.
+func TestProgressInsidePass(t *testing.T) {
+	r := newRig(t, Config{WindowBytes: 8 * eventOverhead})
+	s, other := r.hub.NewStream(), r.hub.NewStream()
+	a := r.add(s, "a", "", 0)
+	notYet := func(shown int64) {
+		t.Helper()
+		s.RequestProgress()
+		require.Empty(t, r.drain(s))
+		rev, ok := s.Synced(a)
+		require.True(t, ok)
+		require.Equal(t, shown, rev)
+	}
+	r.put("a=2")
+	r.hub.advance()
+	notYet(1)
+	r.hub.tell()
+	require.Equal(t, []string{"a@2: 2:a=2", "progress 2"}, r.drain(s))
+
+	// The same when the hub was overrun, although somebody joins meanwhile.
+	for i := range 40 {
+		r.put(fmt.Sprintf("a=%d", i+3))
+	}
+	r.hub.advance()
+	require.EqualValues(t, 1, r.hub.overruns.Load())
+	r.add(other, "b", "", 0)
+	notYet(2)
+	r.put("a=43")
+	r.hub.tell()
+	r.pass()
+	got := r.drain(s)
+	require.Equal(t, "progress 43", got[len(got)-1])
+	require.Equal(t, 41, strings.Count(strings.Join(got, " "), "=")) // each once
 }
 
 // A request waits for the hub while nothing else happens on the stream.

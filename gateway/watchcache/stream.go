@@ -2,10 +2,13 @@ package watchcache
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/pebbledash/pebbledash/pkg/invariants"
 )
 
 // Watch says what a watcher wants.
@@ -37,6 +40,8 @@ type Watcher struct {
 	// next is the first revision that has not been given to the watcher; it
 	// wants none below.
 	next int64
+	// given is the revision of the last delivery; it is for check.
+	given int64
 	// span is nil for one that is behind; begun says that it has been live or
 	// caught up some way.
 	span  *span
@@ -134,6 +139,8 @@ type Stream struct {
 	events []*Event
 	bytes  int
 	given  int64
+	// hits is scratch.
+	hits []keyed
 
 	// mu guards the fields below and those of the watchers that say so. Nothing
 	// is taken after it.
@@ -306,10 +313,28 @@ func (s *Stream) Next(ctx context.Context, d *Delivery) (Status, error) {
 			if len(s.events) > 0 {
 				s.shown = max(s.shown, d.Revision)
 			}
+			if invariants.Enabled {
+				w.check(d)
+			}
 			return Ready, nil
 		}
 	}
 	return More, nil
+}
+
+// check panics unless d follows what w was given before, in whole revisions.
+func (w *Watcher) check(d *Delivery) {
+	last := w.given
+	for _, e := range d.Events {
+		if e.revision <= w.given || e.revision < last || e.revision < w.start {
+			panic(fmt.Sprintf("watchcache: revision %d after %d, and %d before; start %d", e.revision, last, w.given, w.start))
+		}
+		last = e.revision
+	}
+	if d.Compacted == 0 && d.Revision < last {
+		panic(fmt.Sprintf("watchcache: revision %d delivered as up to %d", last, d.Revision))
+	}
+	w.given = max(last, d.Revision)
 }
 
 // settle takes back what the last Next gave.

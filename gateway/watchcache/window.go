@@ -1,6 +1,8 @@
 package watchcache
 
 import (
+	"bytes"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -30,8 +32,61 @@ type segment struct {
 	next atomic.Pointer[segment]
 	// evicted is set when the segment leaves the window.
 	evicted atomic.Bool
+	// sorted has the events by key, once somebody wanted that.
+	sorted atomic.Pointer[keyedEvents]
 	// bytes and events are the publisher's count of what is in the segment.
 	bytes, events int64
+}
+
+// keyed is an event with its place in its segment.
+type keyed struct {
+	event *Event
+	place int
+}
+
+// keyedEvents are the events of a segment by key, and those of a key by place.
+type keyedEvents []keyed
+
+// byKey returns the segment's events by key.
+// REQUIRES: the segment is full: next is set.
+func (seg *segment) byKey() keyedEvents {
+	if sorted := seg.sorted.Load(); sorted != nil {
+		return *sorted
+	}
+	sorted := make(keyedEvents, 0, seg.events)
+	for i := range seg.batches[:seg.n.Load()] {
+		for j := range seg.batches[i].events {
+			sorted = append(sorted, keyed{&seg.batches[i].events[j], len(sorted)})
+		}
+	}
+	slices.SortFunc(sorted, func(a, b keyed) int {
+		if c := bytes.Compare(a.event.plain.Kv.Key, b.event.plain.Kv.Key); c != 0 {
+			return c
+		}
+		return a.place - b.place
+	})
+	seg.sorted.Store(&sorted)
+	return sorted
+}
+
+// find appends the events whose keys lie in start and end, in order.
+func (k keyedEvents) find(start, end []byte, to []keyed) []keyed {
+	from := sort.Search(len(k), func(i int) bool { return bytes.Compare(k[i].event.plain.Kv.Key, start) >= 0 })
+	keys := 0
+	for i := from; i < len(k); i++ {
+		key := k[i].event.plain.Kv.Key
+		if !contains(start, end, key) {
+			break
+		}
+		if i == from || !bytes.Equal(key, k[i-1].event.plain.Kv.Key) {
+			keys++
+		}
+		to = append(to, k[i])
+	}
+	if keys > 1 {
+		slices.SortFunc(to, func(a, b keyed) int { return a.place - b.place })
+	}
+	return to
 }
 
 // window holds the recent batches in order.
@@ -72,12 +127,12 @@ func (w *window) publish(events []*mvccpb.Event, revision int64) {
 		return
 	}
 	b := batch{revision: revision}
-	bytes := 0
+	size := 0
 	if len(events) > 0 {
 		b.events = make([]Event, len(events))
 		for i, ev := range events {
 			b.events[i].init(ev)
-			bytes += b.events[i].bytes
+			size += b.events[i].bytes
 		}
 	}
 
@@ -88,9 +143,9 @@ func (w *window) publish(events []*mvccpb.Event, revision int64) {
 		n = 0
 	}
 	seg.batches[n] = b
-	seg.bytes += int64(bytes)
+	seg.bytes += int64(size)
 	seg.events += int64(len(b.events))
-	w.bytes.Add(int64(bytes))
+	w.bytes.Add(int64(size))
 	w.events.Add(int64(len(b.events)))
 	w.published.Store(revision)
 	seg.n.Store(n + 1)
@@ -103,14 +158,12 @@ func (w *window) extend(seg *segment, base int64) *segment {
 	defer w.mu.Unlock()
 	w.segments = append(w.segments, next)
 	drop := 0
-	for bytes, events := w.bytes.Load(), w.events.Load(); drop < len(w.segments)-2 &&
-		(bytes > w.maxBytes || events > w.maxEvents); drop++ {
+	for drop < len(w.segments)-2 && (w.bytes.Load() > w.maxBytes || w.events.Load() > w.maxEvents) {
 		old := w.segments[drop]
-		bytes -= old.bytes
-		events -= old.events
-		w.bytes.Store(bytes)
-		w.events.Store(events)
+		w.bytes.Add(-old.bytes)
+		w.events.Add(-old.events)
 		old.evicted.Store(true)
+		drop++
 	}
 	clear(w.segments[:drop])
 	w.segments = w.segments[drop:]
@@ -134,6 +187,43 @@ func (w *window) reset(base int64) {
 	w.start.Store(base)
 	w.published.Store(max(base, w.published.Load()))
 	w.last = seg
+}
+
+// prepend puts revisions, which are everything above base up to to, before a
+// window that still begins there. For the publisher.
+func (w *window) prepend(base, to int64, revisions []batch) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.start.Load() != to {
+		return
+	}
+	var segments []*segment
+	for len(revisions) > 0 {
+		n := min(len(revisions), segmentBatches)
+		seg := &segment{base: base}
+		copy(seg.batches[:], revisions[:n])
+		seg.n.Store(int32(n))
+		for _, b := range revisions[:n] {
+			seg.events += int64(len(b.events))
+			for i := range b.events {
+				seg.bytes += int64(b.events[i].bytes)
+			}
+		}
+		w.bytes.Add(seg.bytes)
+		w.events.Add(seg.events)
+		base = revisions[n-1].revision
+		revisions = revisions[n:]
+		segments = append(segments, seg)
+	}
+	if len(segments) == 0 {
+		return
+	}
+	for i, seg := range segments[1:] {
+		segments[i].next.Store(seg)
+	}
+	segments[len(segments)-1].next.Store(w.segments[0])
+	w.segments = append(segments, w.segments...)
+	w.start.Store(segments[0].base)
 }
 
 // find returns the place of the first batch that may hold revision from; ok is

@@ -18,7 +18,8 @@ import (
 // is the layout of CockroachDB's keys (wall time and logical time there), so
 // that Pebble's own comparer, columnar key schema and bloom filters for it
 // serve here (Pebble, cockroachkvs/cockroachkvs.go). It is part of the file
-// format, and should not be changed.
+// format, and should not be changed. A prefix is never empty: Pebble's tables
+// do not hold such a key.
 
 // MaxSuffix is the greatest number of bytes that a version adds to a prefix,
 // the 0x00 included.

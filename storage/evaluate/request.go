@@ -85,7 +85,8 @@ const (
 )
 
 // Compare is one condition of a Txn. With End set it must hold for every key
-// of the range, and holds for an empty range.
+// of the range; a range without keys counts as one key that is not there: its
+// numbers are 0, and a comparison of its value never holds.
 type Compare struct {
 	Target   CompareTarget
 	Result   CompareResult

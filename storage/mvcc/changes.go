@@ -15,6 +15,9 @@ import (
 // call, if from is below the compacted revision. to may be any revision that
 // readers may see.
 func (s *Store) Changes(ctx context.Context, span Span, from, to int64, fn func(*mvccpb.Event) error) error {
+	if span.single() {
+		return s.changesOfKey(ctx, span.Key, from, to, fn)
+	}
 	it, err := s.db.NewIter(&engine.IterOptions{
 		LowerBound: s.group.revsKey(nil, Revision{Main: from}),
 		UpperBound: s.group.revsKey(nil, Revision{Main: to + 1}),
@@ -66,6 +69,50 @@ func (s *Store) Changes(ctx context.Context, span Span, from, to int64, fn func(
 	return nil
 }
 
+// changesOfKey is Changes for one key. Its versions lie side by side, newest
+// first, so that they are walked backwards; the revision index is not needed.
+func (s *Store) changesOfKey(ctx context.Context, key []byte, from, to int64, fn func(*mvccpb.Event) error) error {
+	from = max(from, 1)
+	it, err := s.db.NewIter(&engine.IterOptions{
+		LowerBound: s.group.dataSeek(nil, key, to),
+		UpperBound: s.group.dataSeek(nil, key, from-1),
+	})
+	if err != nil {
+		return fmt.Errorf("mvcc: changes: %w", err)
+	}
+	defer func() { _ = it.Close() }()
+	if err := s.checkCompacted(from); err != nil {
+		return err
+	}
+	steps := 0
+	for ok := it.Last(); ok; ok = it.Prev() {
+		if steps++; steps%stepsPerCheck == 0 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+		_, rev, err := splitDataKey(it.Key())
+		if err != nil {
+			return err
+		}
+		rec, err := it.ValueAndErr()
+		if err != nil {
+			return fmt.Errorf("mvcc: changes: %w", err)
+		}
+		ev, err := makeEvent(key, rec, rev)
+		if err != nil {
+			return err
+		}
+		if err := fn(ev); err != nil {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return fmt.Errorf("mvcc: changes: %w", err)
+	}
+	return nil
+}
+
 // cloneForData returns an iterator over the 'k' table of the view of it.
 func (s *Store) cloneForData(it *engine.Iterator) (*engine.Iterator, error) {
 	lower, upper := s.group.bounds(tableData)
@@ -90,6 +137,11 @@ func eventAt(data *engine.Iterator, seek, key []byte, rev Revision) (*mvccpb.Eve
 	if err != nil {
 		return nil, fmt.Errorf("mvcc: changes: %w", err)
 	}
+	return makeEvent(key, rec, rev)
+}
+
+// makeEvent makes the event of a 'k' row; it copies both.
+func makeEvent(key, rec []byte, rev Revision) (*mvccpb.Event, error) {
 	buf := make([]byte, len(key)+len(rec))
 	copy(buf[copy(buf, key):], rec)
 	key = buf[:len(key):len(key)]

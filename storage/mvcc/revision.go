@@ -39,5 +39,11 @@ func (s Span) Contains(key []byte) bool {
 	return string(key) >= string(s.Key) && (s.End == nil || string(key) < string(s.End))
 }
 
+// single says whether the span is of one key.
+func (s Span) single() bool {
+	n := len(s.Key)
+	return len(s.End) == n+1 && s.End[n] == 0 && string(s.End[:n]) == string(s.Key)
+}
+
 // Empty says whether no key can lie in the span.
 func (s Span) Empty() bool { return s.End != nil && string(s.Key) >= string(s.End) }

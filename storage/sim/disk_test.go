@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -118,8 +119,36 @@ func (o *outage) MaybeError(op errorfs.Op) error {
 	return nil
 }
 
+// fail makes the power fail now, if its moment has not come.
+func (o *outage) fail() {
+	if o.count.Add(o.at) < 2*o.at { // No write will be that one any more.
+		o.strike()
+		close(o.struck)
+	}
+	<-o.struck
+}
+
 // String implements errorfs.Injector.
 func (o *outage) String() string { return fmt.Sprintf("power fails at write %d", o.at) }
+
+// yielding lets others run whenever something is synced, as a disk does that
+// takes its time.
+type yielding struct{}
+
+// MaybeError implements errorfs.Injector.
+func (yielding) MaybeError(op errorfs.Op) error {
+	switch op.Kind {
+	case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
+		for range 20 {
+			runtime.Gosched()
+		}
+	default:
+	}
+	return nil
+}
+
+// String implements errorfs.Injector.
+func (yielding) String() string { return "syncs take time" }
 
 // errFault is what a faulty disk says.
 var errFault = errors.New("the disk is broken")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/sim"
 )
 
@@ -38,7 +39,11 @@ func TestConcurrentHistories(t *testing.T) {
 		seed := seedOf(i)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			replay(t, seed)
-			target, err := newMember(newDisk(rand.New(rand.NewPCG(seed, 2))), nil)
+			var slow engine.Injector
+			if i%2 == 1 {
+				slow = yielding{}
+			}
+			target, err := newMember(newDisk(rand.New(rand.NewPCG(seed, 2))), slow)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, target.Close()) }()
 

@@ -534,6 +534,26 @@ func (m *Model) History() []*mvccpb.Event {
 	return events
 }
 
+// Kept counts the changes that the last compaction has left: those after it,
+// and what each key was or became at it.
+func (m *Model) Kept() int {
+	n := 0
+	for _, changes := range m.keys {
+		last := -1
+		for i, c := range changes {
+			if c.kv.ModRevision <= m.compacted {
+				last = i
+			} else {
+				n++
+			}
+		}
+		if last >= 0 && (!changes[last].deleted || changes[last].kv.ModRevision == m.compacted) {
+			n++
+		}
+	}
+	return n
+}
+
 // supersededAt says whether a later change of the same revision is about the
 // same key as change number i.
 func (m *Model) supersededAt(i int) bool {

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/pebbledash/pebbledash/pkg/invariants"
 )
 
 var (
@@ -21,10 +23,11 @@ func histories(n int) int {
 	case *seedFlag != 0:
 		return 1
 	case testing.Short():
-		return max(1, n/10)
-	default:
-		return max(1, int(float64(n)**factorFlag))
+		n /= 10
+	case invariants.Enabled:
+		n /= 8 // Each takes that much longer, most of it in Pebble.
 	}
+	return max(1, int(float64(n)**factorFlag))
 }
 
 // seedOf returns the seed of the i-th history.

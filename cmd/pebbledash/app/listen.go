@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
+	"github.com/pebbledash/pebbledash/gateway"
 )
 
 // Listener is an open socket of the server. Where its URL asks for TLS, the
@@ -31,7 +32,7 @@ func listen(urls []url.URL, tlsConfig *tls.Config) ([]Listener, error) {
 			return nil, errors.Join(fmt.Errorf("cannot listen on %s: %w", u.String(), err), closeAll(opened))
 		}
 		if options.Secure(u) {
-			l = tls.NewListener(l, tlsConfig)
+			l = tls.NewListener(l, gateway.ServerTLS(tlsConfig))
 		}
 		opened = append(opened, Listener{Listener: l, URL: u})
 	}

@@ -16,6 +16,15 @@
 //	judge_test.go     faults planted in made-up histories, which must be found
 //	report_test.go    the closing table
 //
+// Run it by
+//
+//	make kill                                                       50 kills
+//	PEBBLEDASH_KILLS=500 go test ./gateway/conformance/crash -count=1 -v -timeout 1h
+//	PEBBLEDASH_SEED=7 ...                                           the same load again
+//	PEBBLEDASH_CONFORMANCE_TARGET=etcd ...                          the real etcd, which must pass
+//	PEBBLEDASH_BINARY=/path/of/a/pebbledash ...                     another build
+//	... -artifacts -outputdir /tmp                                  keeps the data directory and the log
+//
 // Every value that is written is unique and names its request, so each revision
 // can be traced to the one request that made it. What must hold:
 //

@@ -36,10 +36,10 @@ func (s *session) report(w io.Writer, seed uint64) {
 	}
 	fmt.Fprintf(table, "kill -9 of %s, seed %d\n", target.Target, seed)
 	row("kills", "%d under load, %d more during a start; verified after %d", s.figures.kills, s.figures.startKills, s.figures.verified)
-	row("acknowledged writes", "%d, each found at its revision", counts.acknowledged)
+	row("acknowledged writes", "%d found as they were acknowledged", counts.acknowledged)
 	row("unacknowledged writes", "%d there, %d not", counts.late, counts.lost)
 	row("revisions", "%d, %d left out at a kill", s.checker.model.revision, counts.gaps)
-	row("answers to reads", "%d, each true at its revision", counts.looks)
+	row("answers to reads", "%d true at their revisions", counts.looks)
 	row("events", "%d compared, by %d watches; %d progress notifications", s.checker.history.compared(), len(s.watches), progress)
 	row("revisions read again", "%d", s.figures.replayed)
 	row("compactions", "%d, the last at %d", len(s.ledger.compactions), s.ledger.compactedAtLeast())

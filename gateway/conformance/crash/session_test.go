@@ -25,7 +25,8 @@ const (
 
 	connections = 4 // of the writers
 
-	// A kill comes after so many answers, mostly, and up to maxDelay later.
+	// A kill comes after so many answers, mostly, and at once or up to maxDelay
+	// later.
 	maxAcks, fewAcks = 1500, 20
 	maxDelay         = 20 * time.Millisecond
 )
@@ -157,8 +158,8 @@ func (s *session) mark(t *testing.T) {
 		}
 	}
 	if err := newClient(s.ledger, s.conn).write(t.Context(), o); err != nil {
-		s.violation("the first write after a start: %v", err)
-		return
+		t.Errorf("the first write after a start: %v", err)
+		t.Fatalf("the server's log ends:\n%s", s.server.LogTail())
 	}
 	s.ledger.marked(o.rev)
 }
@@ -172,7 +173,7 @@ func (s *session) round(t *testing.T) {
 		return
 	}
 	s.mark(t)
-	if s.random.IntN(4) > 0 && !s.over() {
+	if s.random.IntN(4) > 0 || s.over() { // What is wrong already is told in full.
 		s.verify(t)
 	}
 }
@@ -220,7 +221,7 @@ func (s *session) kill(ctx context.Context, t *testing.T) {
 	if s.random.IntN(5) == 0 {
 		acks = s.random.IntN(fewAcks)
 	}
-	delay := time.Duration(s.random.Int64N(int64(maxDelay)))
+	delay := max(0, time.Duration(s.random.Int64N(int64(2*maxDelay)))-maxDelay)
 	s.afterAcks(ctx, acks)
 	select {
 	case <-s.clk.After(delay):

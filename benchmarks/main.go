@@ -1,0 +1,171 @@
+//go:build linux
+
+// Command benchmarks measures servers that speak etcd's protocol beside each
+// other: the same load, from the same generator, on the same machine, in turn.
+// run.sh builds what it needs and calls it; README.md says what the columns
+// mean.
+//
+//	main.go      flags, and the order of things
+//	turn.go      one server, from start to stop, under all loads
+//	table.go     medians, spreads, ratios
+//	machine.go   what the figures were measured on
+//	profile.go   CPU profiles, if asked for
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pebbledash/pebbledash/benchmarks/workload"
+)
+
+// peer is a program to measure.
+type peer struct {
+	name, binary string
+	args         []string
+}
+
+// plan is what to measure, and how often.
+type plan struct {
+	peers  []peer
+	loads  []workload.Load
+	shapes []workload.Shape
+
+	turns           int
+	warmup, measure time.Duration
+
+	dir      string // where data directories are made
+	profiles string // where CPU profiles go, "" for none
+	save     string // where the results go, "" for nowhere
+	commit   string
+}
+
+// The modes fill what no flag says.
+var modes = map[string]plan{
+	"quick": {turns: 3, warmup: 500 * time.Millisecond, measure: 2 * time.Second},
+	"full":  {turns: 5, warmup: time.Second, measure: 4 * time.Second},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "benchmarks:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out, progress io.Writer) error {
+	p, mode, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(p.dir, "benchmarks-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	about, err := describe(ctx, p, dir, args)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	results := newResults(p)
+	for turn := range p.turns {
+		for i, peer := range p.peers {
+			fmt.Fprintf(progress, "turn %d of %d: %s\n", turn+1, p.turns, peer.name)
+			if err := runTurn(ctx, p, turn, i, filepath.Join(dir, fmt.Sprintf("%d-%d", turn, i)), results); err != nil {
+				return fmt.Errorf("%s: %w", peer.name, err)
+			}
+		}
+	}
+	about.finish(time.Since(began))
+	if err := errors.Join(about.write(out), results.write(out)); err != nil || p.save == "" {
+		return err
+	}
+	return save(p, mode, about, results, progress)
+}
+
+// save keeps the results as they were printed.
+func save(p *plan, mode string, about *about, results *results, progress io.Writer) error {
+	if err := os.MkdirAll(p.save, 0o755); err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s-%s-%s.txt", about.began.Format("2006-01-02-1504"), p.commit, mode)
+	file, err := os.Create(filepath.Join(p.save, name))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(progress, "kept in %s\n", file.Name())
+	return errors.Join(about.write(file), results.write(file), file.Close())
+}
+
+// parse reads [quick|full] [flags].
+func parse(args []string) (p *plan, mode string, err error) {
+	mode = "quick"
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		mode, args = args[0], args[1:]
+	}
+	defaults, ok := modes[mode]
+	if !ok {
+		return nil, "", fmt.Errorf("%q is neither quick nor full", mode)
+	}
+	p = &defaults
+	flags := flag.NewFlagSet("benchmarks [quick|full]", flag.ContinueOnError)
+	flags.Func("server", "`name=program args...` to measure; repeat it, the last is what others are compared with", p.addPeer)
+	flags.Func("loads", "`names` of loads, of "+workload.Names(workload.Loads), func(s string) (err error) {
+		p.loads, err = workload.ParseLoads(s)
+		return err
+	})
+	flags.Func("shapes", "`connections/clients`,... (default 1/1,8/64,32/512)", func(s string) (err error) {
+		p.shapes, err = workload.ParseShapes(s)
+		return err
+	})
+	flags.IntVar(&p.turns, "turns", p.turns, "how often each server gets its turn")
+	flags.DurationVar(&p.warmup, "warmup", p.warmup, "how long a load runs before it is measured")
+	flags.DurationVar(&p.measure, "measure", p.measure, "how long it is measured")
+	flags.StringVar(&p.dir, "dir", os.TempDir(), "where data directories are made; must be on a disk")
+	flags.StringVar(&p.profiles, "profiles", "", "where to put a CPU profile of each measurement; the figures suffer")
+	flags.StringVar(&p.save, "save", "", "where to keep the results, as a file of text")
+	flags.StringVar(&p.commit, "commit", "unknown", "what is measured, for the results")
+	if err := flags.Parse(args); err != nil {
+		return nil, "", err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return nil, "", fmt.Errorf("%q is not understood", flags.Args())
+	case len(p.peers) == 0:
+		return nil, "", errors.New("no -server to measure")
+	case p.turns < 1 || p.measure <= 0 || p.warmup < 0:
+		return nil, "", errors.New("nothing to measure")
+	}
+	if p.loads == nil {
+		p.loads = workload.Loads
+	}
+	if p.shapes == nil {
+		p.shapes = []workload.Shape{{Conns: 1, Clients: 1}, {Conns: 8, Clients: 64}, {Conns: 32, Clients: 512}}
+	}
+	return p, mode, nil
+}
+
+func (p *plan) addPeer(text string) error {
+	name, command, ok := strings.Cut(text, "=")
+	words := strings.Fields(command)
+	if !ok || name == "" || len(words) == 0 {
+		return errors.New("want name=program")
+	}
+	p.peers = append(p.peers, peer{name, words[0], words[1:]})
+	return nil
+}

@@ -1,0 +1,200 @@
+//go:build linux
+
+// Package process runs a server, Pebbledash or etcd, as a process of its own
+// and measures what that process, and no other, has used. It needs Linux's
+// /proc.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+const (
+	// startTimeout and stopTimeout bound a start until the first answer, and an
+	// end after SIGTERM.
+	startTimeout = time.Minute
+	stopTimeout  = 30 * time.Second
+)
+
+// Server is a running server.
+type Server struct {
+	// Address is the host:port that it serves clients on.
+	Address string
+	// Started is how long it took from the fork to the first answer to a
+	// linearizable read.
+	Started time.Duration
+
+	cmd    *exec.Cmd
+	dir    string
+	log    *os.File
+	exited chan struct{}
+}
+
+// Start runs a program with etcd's flags on a new data directory below dir, and
+// returns when it answers. The program's output goes to dir/log.
+func Start(ctx context.Context, binary, dir string, args ...string) (*Server, error) {
+	addrs, err := freeAddrs(2)
+	if err != nil {
+		return nil, err
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		return nil, err
+	}
+	client, peer := "http://"+addrs[0], "http://"+addrs[1]
+	cmd := exec.Command(binary, append([]string{
+		"--name=default", "--data-dir=" + filepath.Join(dir, "data"),
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=default=" + peer,
+	}, args...)...)
+	cmd.Env = environ()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	s := &Server{Address: addrs[0], cmd: cmd, dir: dir, log: log, exited: make(chan struct{})}
+	begin := time.Now()
+	if err := s.launch(); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	if err := s.waitReady(ctx); err != nil {
+		err = fmt.Errorf("%s gives no answer: %w; its log ends:\n%s", binary, err, s.logTail())
+		return nil, errors.Join(err, s.Kill())
+	}
+	s.Started = time.Since(begin)
+	return s, nil
+}
+
+// environ is ours without etcd's variables, which both programs would heed.
+func environ() []string {
+	var env []string
+	for _, kv := range os.Environ() {
+		if !strings.HasPrefix(kv, "ETCD_") {
+			env = append(env, kv)
+		}
+	}
+	return env
+}
+
+// launch starts the process. NB: the kernel kills it when the thread that
+// started it ends, so that thread is kept.
+func (s *Server) launch() error {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := s.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = s.cmd.Wait() // ProcessState says it, too.
+		}
+		close(s.exited)
+	}()
+	return <-started
+}
+
+func (s *Server) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	conn, err := Dial(s.Address)
+	if err != nil {
+		return err
+	}
+	_, err = pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte("/")}, grpc.WaitForReady(true))
+	return errors.Join(err, conn.Close())
+}
+
+// Dial opens a connection that finds a starting server soon.
+func Dial(address string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDisableRetry(),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 5 * time.Millisecond, Multiplier: 1, MaxDelay: 5 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}))
+}
+
+// maxTailBytes bounds how much of a log an error quotes.
+const maxTailBytes = 2 << 10
+
+func (s *Server) logTail() string {
+	log, err := os.ReadFile(s.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	return string(log[max(0, len(log)-maxTailBytes):])
+}
+
+// Stop ends the server as an operator would.
+func (s *Server) Stop() error {
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return errors.Join(fmt.Errorf("it has ended before: %w; its log ends:\n%s", err, s.logTail()), s.log.Close())
+	}
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.exited:
+		return s.log.Close()
+	case <-timer.C:
+		return errors.Join(fmt.Errorf("process %d runs %v after SIGTERM", s.cmd.Process.Pid, stopTimeout), s.Kill())
+	}
+}
+
+// Kill ends the server at once, and returns when it is gone.
+func (s *Server) Kill() error {
+	err := s.cmd.Process.Kill()
+	if errors.Is(err, os.ErrProcessDone) {
+		err = nil
+	}
+	<-s.exited
+	return errors.Join(err, s.log.Close())
+}
+
+const (
+	// Linux gives outgoing connections ports above these. A client waiting on
+	// such a port for a server that is not there yet could connect to itself.
+	firstPort, endPort = 15000, 32000
+
+	maxPortTries = 200
+)
+
+// freeAddrs returns loopback addresses on which nobody listens.
+func freeAddrs(n int) ([]string, error) {
+	var addrs []string
+	for range maxPortTries {
+		if len(addrs) == n {
+			return addrs, nil
+		}
+		port := firstPort + rand.IntN(endPort-firstPort)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		defer l.Close() // Held until all are chosen, so that they differ.
+		addrs = append(addrs, l.Addr().String())
+	}
+	return nil, fmt.Errorf("process: no %d free ports in %d tries", n, maxPortTries)
+}

@@ -1,0 +1,53 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pebbledash/pebbledash/benchmarks/workload"
+)
+
+func profileName(p *plan, peer string, turn int, load workload.Load, shape workload.Shape) string {
+	return filepath.Join(p.profiles,
+		fmt.Sprintf("%s-%s-%dx%d-%d.pprof", peer, load.Name, shape.Conns, shape.Clients, turn+1))
+}
+
+// takeProfile asks the server for a CPU profile and keeps it in a file, if it
+// is named.
+func takeProfile(ctx context.Context, address, name string, length time.Duration) error {
+	if name == "" {
+		return nil
+	}
+	seconds := int(math.Max(1, math.Floor(length.Seconds())))
+	url := fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, seconds)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	file, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(file, resp.Body)
+	return errors.Join(err, file.Close())
+}

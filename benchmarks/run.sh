@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+#
+# run.sh [quick|full] [FLAG...] measures pebbledash and the real etcd beside
+# each other, under the same load and with the same durability, and prints
+# medians, spreads and ratios. README.md says what the columns mean.
+#
+#   benchmarks/run.sh                       quick: under five minutes
+#   benchmarks/run.sh full -save            keep the results in benchmarks/results
+#   benchmarks/run.sh quick -loads put1k -shapes 8/64 -turns 5
+#   benchmarks/run.sh -help                 all flags
+#
+# It builds what it needs: bin/pebbledash, bin/benchmarks, and etcd, which
+# benchmarks/peers/build.sh keeps. With -server of your own, only those servers
+# are measured, such as two builds of pebbledash.
+
+set -euo pipefail
+
+main() {
+	local here root commit mode=quick args=() arg etcd own=0
+	here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
+	root=$(dirname "$here")
+	case ${1-} in
+	'' | -*) ;;
+	*) mode=$1 && shift ;;
+	esac
+	for arg; do
+		case $arg in
+		-save | --save) args+=("-save=$here/results") ;;
+		-server | --server | -server=* | --server=*) own=1 && args+=("$arg") ;;
+		*) args+=("$arg") ;;
+		esac
+	done
+
+	CGO_ENABLED=0 go build -C "$here" -trimpath -o "$root/bin/benchmarks" .
+	if ((!own)); then
+		make -s -C "$root" build >&2
+		etcd=$("$here/peers/build.sh" etcd)
+		args=("-server=pebbledash=$root/bin/pebbledash" "-server=etcd=$etcd" "${args[@]}")
+	fi
+	commit=$(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)
+	exec "$root/bin/benchmarks" "$mode" "-commit=$commit" "${args[@]}"
+}
+
+# In a function, so that bash has read the whole file before it builds.
+main "$@"

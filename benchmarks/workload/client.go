@@ -1,0 +1,153 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+)
+
+// The keys. They look like Kubernetes' and lie in folders of their own, so that
+// no load changes what another one uses.
+const (
+	root = "/registry/benchmark/"
+
+	// readKeys are there from the beginning, putKeys come to be.
+	readKeys = 10_000
+	putKeys  = 10_000
+	// txnKeys are of one client each, which must know their revisions.
+	txnKeys = 16
+
+	keyDigits = 8
+)
+
+// client sends requests one after another. It uses the same request messages
+// again and again.
+type client struct {
+	kv     pb.KVClient
+	random *rand.Rand
+	values []byte // random; see value
+	key    []byte // the last keyDigits of which are set anew each time
+
+	putRequest   pb.PutRequest
+	rangeRequest pb.RangeRequest
+
+	txnRequest *pb.TxnRequest
+	compare    *pb.Compare
+	expected   *pb.Compare_ModRevision
+	mods       [txnKeys]int64
+}
+
+// valuesBytes is how much random data there is to cut values from.
+const valuesBytes = 1 << 20
+
+// newClient makes client number n of the load.
+func newClient(ctx context.Context, l Load, conn *grpc.ClientConn, n int, values []byte) (*client, func(context.Context) error, error) {
+	c := &client{kv: pb.NewKVClient(conn), random: rand.New(rand.NewPCG(uint64(n), 0)), values: values}
+	switch l.kind {
+	case put:
+		c.setFolder(l.Name)
+		return c, func(ctx context.Context) error { return c.put(ctx, l.valueBytes, c.random.IntN(putKeys)) }, nil
+	case txn:
+		return c, func(ctx context.Context) error { return c.txn(ctx, l.valueBytes) }, c.beginTxn(ctx, n)
+	case get, serializableGet:
+		c.setFolder("read")
+		c.rangeRequest.Serializable = l.kind == serializableGet
+		return c, c.get, nil
+	}
+	panic("workload: a load of no kind")
+}
+
+func (c *client) setFolder(name string) {
+	c.key = fmt.Appendf(nil, "%s%s/%0*d", root, name, keyDigits, 0)
+}
+
+// setKey makes key the i-th of the folder.
+func (c *client) setKey(i int) {
+	var digits [20]byte
+	number := strconv.AppendInt(digits[:0], int64(i), 10)
+	end := c.key[len(c.key)-keyDigits:]
+	for j := range end {
+		end[j] = '0'
+	}
+	copy(end[keyDigits-len(number):], number)
+}
+
+// value is random: neither server shall win by compressing zeros.
+func (c *client) value(size int) []byte {
+	at := c.random.IntN(len(c.values) - size)
+	return c.values[at : at+size]
+}
+
+func (c *client) put(ctx context.Context, size, i int) error {
+	c.setKey(i)
+	c.putRequest.Key, c.putRequest.Value = c.key, c.value(size)
+	_, err := c.kv.Put(ctx, &c.putRequest)
+	return err
+}
+
+func (c *client) get(ctx context.Context) error {
+	c.setKey(c.random.IntN(readKeys))
+	c.rangeRequest.Key, c.rangeRequest.Limit = c.key, 1
+	r, err := c.kv.Range(ctx, &c.rangeRequest)
+	if err != nil {
+		return err
+	}
+	if len(r.Kvs) != 1 || len(r.Kvs[0].Value) != readValueBytes {
+		return fmt.Errorf("%s is not there as it should be", c.key)
+	}
+	return nil
+}
+
+// beginTxn learns the revisions of the client's own keys, which may have been
+// written before.
+func (c *client) beginTxn(ctx context.Context, n int) error {
+	c.setFolder(fmt.Sprintf("txn/%04d", n))
+	prefix := c.key[:len(c.key)-keyDigits]
+	end := append([]byte(nil), prefix...)
+	end[len(end)-1]++ // From '/' to the character after it.
+	r, err := c.kv.Range(ctx, &pb.RangeRequest{Key: prefix, RangeEnd: end})
+	if err != nil {
+		return err
+	}
+	for _, kv := range r.Kvs {
+		i, err := strconv.Atoi(string(kv.Key[len(prefix):]))
+		if err != nil || i >= txnKeys {
+			return fmt.Errorf("the store has a key %s", kv.Key)
+		}
+		c.mods[i] = kv.ModRevision
+	}
+	c.expected = &pb.Compare_ModRevision{}
+	c.compare = &pb.Compare{Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, TargetUnion: c.expected}
+	c.txnRequest = &pb.TxnRequest{
+		Compare: []*pb.Compare{c.compare},
+		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &c.putRequest}}},
+		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &c.rangeRequest}}},
+	}
+	return nil
+}
+
+// errCompare is a transaction that did not do its work: it would be measured as
+// a cheap success.
+var errCompare = errors.New("a transaction's compare failed, though nobody else writes its key")
+
+func (c *client) txn(ctx context.Context, size int) error {
+	i := c.random.IntN(txnKeys)
+	c.setKey(i)
+	c.compare.Key, c.expected.ModRevision = c.key, c.mods[i]
+	c.putRequest.Key, c.putRequest.Value = c.key, c.value(size)
+	c.rangeRequest.Key = c.key
+	r, err := c.kv.Txn(ctx, c.txnRequest)
+	if err != nil {
+		return err
+	}
+	if !r.Succeeded {
+		return errCompare
+	}
+	c.mods[i] = r.Header.Revision
+	return nil
+}
