@@ -80,7 +80,7 @@ func (s *clusterServer) MemberPromote(_ context.Context, r *pb.MemberPromoteRequ
 	return nil, unimplemented("learners can not be promoted yet")
 }
 
-func find(members []member.MemberInfo, id uint64) *member.MemberInfo {
+func find(members []member.Info, id uint64) *member.Info {
 	for i := range members {
 		if members[i].ID == id {
 			return &members[i]

@@ -80,7 +80,7 @@ func TestOnePortForGRPCAndHTTP(t *testing.T) {
 		require.NoError(t, put(t, addr))
 		_, body, err := get(t, "http://"+addr+"/version", nil)
 		require.NoError(t, err)
-		require.Equal(t, version, body)
+		require.JSONEq(t, version, body)
 		require.Error(t, put(t, addr, secure))
 	})
 	t.Run("secure", func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestOnePortForGRPCAndHTTP(t *testing.T) {
 		require.True(t, authenticated)
 		proto, body, err := get(t, "https://"+addr+"/version", clientTLS)
 		require.NoError(t, err)
-		require.Equal(t, version, body)
+		require.JSONEq(t, version, body)
 		require.Equal(t, "HTTP/1.1", proto)
 		require.Error(t, put(t, addr))
 		// A gRPC client that offers HTTP/1.1 too is told by what it says.
@@ -115,7 +115,7 @@ func TestOnePortForGRPCAndHTTP(t *testing.T) {
 		for _, scheme := range []string{"http", "https"} {
 			_, body, err := get(t, scheme+"://"+addr+"/version", clientTLS)
 			require.NoError(t, err)
-			require.Equal(t, version, body)
+			require.JSONEq(t, version, body)
 		}
 		s.Close()
 		require.NoError(t, <-served)
@@ -142,7 +142,7 @@ func TestOnePortForGRPCAndHTTP(t *testing.T) {
 		require.NoError(t, put(t, l.Addr().String(), secure))
 		proto, body, err := get(t, "https://"+l.Addr().String()+"/version", clientTLS)
 		require.NoError(t, err)
-		require.Equal(t, version, body)
+		require.JSONEq(t, version, body)
 		require.Equal(t, "HTTP/1.1", proto)
 		s.Close()
 		require.NoError(t, <-served)
@@ -196,7 +196,7 @@ func TestSilentConnections(t *testing.T) {
 		n, err := io.Copy(io.Discard, c)
 		require.LessOrEqual(t, n, int64(100), "at most gRPC's SETTINGS")
 		if nerr := net.Error(nil); err != nil {
-			require.NotErrorAs(t, err, &nerr, "still open") //nolint:testifylint // A reset is as good as an end.
+			require.NotErrorAs(t, err, &nerr, "still open") // A reset is as good as an end.
 		}
 	}
 	silent, half := open(""), open(http2Preface[:5])

@@ -54,7 +54,7 @@ func toGRPC(err error) error {
 			return rows[i].grpc
 		}
 	}
-	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok { //nolint:errorlint // A wrapped status has lost its meaning.
+	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok { // A wrapped status has lost its meaning.
 		return s.GRPCStatus().Err()
 	}
 	return status.Error(codes.Unknown, err.Error())

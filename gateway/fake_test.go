@@ -118,8 +118,8 @@ func (f *fakeStore) HashKV(_ context.Context, rev int64) (member.HashResult, err
 
 func (f *fakeStore) Hash(context.Context) (uint32, int64, error) { return 5, fakeRevision, nil }
 
-func (f *fakeStore) Members() []member.MemberInfo {
-	return []member.MemberInfo{{
+func (f *fakeStore) Members() []member.Info {
+	return []member.Info{{
 		ID: fakeMember, Name: "m", PeerURLs: []string{"http://p:2380"}, ClientURLs: []string{"http://c:2379"},
 	}}
 }

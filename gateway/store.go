@@ -45,7 +45,7 @@ type Store interface {
 	Status() member.Status
 	HashKV(ctx context.Context, rev int64) (member.HashResult, error)
 	Hash(ctx context.Context) (hash uint32, revision int64, err error)
-	Members() []member.MemberInfo
+	Members() []member.Info
 	// CompactWait returns when what a compaction at rev freed has been deleted.
 	CompactWait(ctx context.Context, rev int64) error
 }

@@ -64,7 +64,8 @@ func TestToCompare(t *testing.T) {
 		},
 		{
 			"value", &pb.Compare{Target: pb.Compare_VALUE, TargetUnion: &pb.Compare_Value{Value: []byte("v")}},
-			evaluate.Compare{Target: evaluate.CompareValue, Key: key, End: end, Value: []byte("v")}, false,
+			evaluate.Compare{Target: evaluate.CompareValue, Key: key, End: end, Value: []byte("v")},
+			false,
 		},
 		{
 			"a number that is another target's", &pb.Compare{Target: pb.Compare_MOD, TargetUnion: &pb.Compare_Version{Version: 3}},

@@ -66,8 +66,8 @@ func (m *Member) Hash(ctx context.Context) (uint32, int64, error) {
 	return res.Hash, res.Revision, err
 }
 
-// MemberInfo describes a member of the cluster.
-type MemberInfo struct {
+// Info describes a member of the cluster.
+type Info struct {
 	ID                   uint64
 	Name                 string
 	PeerURLs, ClientURLs []string
@@ -75,8 +75,8 @@ type MemberInfo struct {
 }
 
 // Members returns the cluster's members.
-func (m *Member) Members() []MemberInfo {
-	return []MemberInfo{{
+func (m *Member) Members() []Info {
+	return []Info{{
 		ID: m.id.member, Name: m.cfg.Name, PeerURLs: m.cfg.PeerURLs, ClientURLs: m.cfg.ClientURLs,
 	}}
 }

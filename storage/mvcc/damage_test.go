@@ -73,11 +73,15 @@ func TestDamagedRows(t *testing.T) {
 		reads      map[string]func(*mvcc.Store) error
 	}{
 		{
-			"a record cut short", rawVersion("a", 3, 0), []byte{2, 2}, "mvcc: bad record of 2 bytes at revision 3",
+			"a record cut short", rawVersion("a", 3, 0),
+			[]byte{2, 2},
+			"mvcc: bad record of 2 bytes at revision 3",
 			map[string]func(*mvcc.Store) error{"get": get, "head": head, "scan": scan, "changes": changes, "hash": hash},
 		},
 		{
-			"a version that is no version", rawKey('k', "a"), []byte{2, 2, 0}, "has no version",
+			"a version that is no version", rawKey('k', "a"),
+			[]byte{2, 2, 0},
+			"has no version",
 			map[string]func(*mvcc.Store) error{"scan": scan},
 		},
 		{
@@ -90,7 +94,9 @@ func TestDamagedRows(t *testing.T) {
 			map[string]func(*mvcc.Store) error{"changes": changes, "hash": hash, "scrub": scrub},
 		},
 		{
-			"a lease cut short", rawKey('l', "\x00\x00\x00\x00\x00\x00\x00\x07"), []byte{60}, "mvcc: bad lease row 3c",
+			"a lease cut short", rawKey('l', "\x00\x00\x00\x00\x00\x00\x00\x07"),
+			[]byte{60},
+			"mvcc: bad lease row 3c",
 			map[string]func(*mvcc.Store) error{"leases": leases},
 		},
 	} {

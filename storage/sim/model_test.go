@@ -32,14 +32,22 @@ func TestModel(t *testing.T) {
 		{"a fresh store is at 1", get("a", 0), `rev=1 {rev=1}`},
 		{"what deletes nothing takes no revision", del("a"), `rev=1 {rev=1}`},
 		{"the first write is 2", put("a", "1"), `rev=2 {rev=2}`},
-		{"a txn sees its own writes and is one revision", then(put("b", "2"), get("b", 0), del("a"), get("a", 0)),
-			`rev=3 {succeeded=true {rev=3} {rev=3 "b"="2" c3 m3 v1 count=1} {rev=3 deleted=1} {rev=3}}`},
-		{"but not in the past", then(put("b", "3"), get("b", 3)),
-			`rev=4 {succeeded=true {rev=4} {rev=4 "b"="2" c3 m3 v1 count=1}}`},
-		{"and it is all or nothing", then(put("b", "4"), &evaluate.Put{Key: []byte("a"), IgnoreValue: true}),
-			`error: evaluate: key not found`},
-		{"which can turn out half-way", then(del("b"), &evaluate.Put{Key: []byte("b"), IgnoreValue: true}),
-			`error: evaluate: key not found`},
+		{
+			"a txn sees its own writes and is one revision", then(put("b", "2"), get("b", 0), del("a"), get("a", 0)),
+			`rev=3 {succeeded=true {rev=3} {rev=3 "b"="2" c3 m3 v1 count=1} {rev=3 deleted=1} {rev=3}}`,
+		},
+		{
+			"but not in the past", then(put("b", "3"), get("b", 3)),
+			`rev=4 {succeeded=true {rev=4} {rev=4 "b"="2" c3 m3 v1 count=1}}`,
+		},
+		{
+			"and it is all or nothing", then(put("b", "4"), &evaluate.Put{Key: []byte("a"), IgnoreValue: true}),
+			`error: evaluate: key not found`,
+		},
+		{
+			"which can turn out half-way", then(del("b"), &evaluate.Put{Key: []byte("b"), IgnoreValue: true}),
+			`error: evaluate: key not found`,
+		},
 		{"all compares see the state before the txn", then(put("a", "5"), &evaluate.Txn{
 			Compare: []evaluate.Compare{{Target: evaluate.CompareCreate, Key: []byte("a")}},
 		}), `rev=5 {succeeded=true {rev=5} {succeeded=true}}`},
@@ -50,8 +58,10 @@ func TestModel(t *testing.T) {
 		{"it takes no revision", &evaluate.LeaseGrant{ID: 7, TTL: 1}, `rev=5 {rev=5 ttl=2}`},
 		{"a key of a lease", &evaluate.Put{Key: []byte("l"), Lease: 7}, `rev=6 {rev=6}`},
 		{"goes with it", &evaluate.LeaseRevoke{ID: 7}, `rev=7 {rev=7}`},
-		{"the count is the whole span's", &evaluate.Range{Key: []byte("a"), End: []byte{0}, Limit: 1, MinMod: 5},
-			`rev=7 {rev=7 "a"="5" c5 m5 v1 count=2}`},
+		{
+			"the count is the whole span's", &evaluate.Range{Key: []byte("a"), End: []byte{0}, Limit: 1, MinMod: 5},
+			`rev=7 {rev=7 "a"="5" c5 m5 v1 count=2}`,
+		},
 		{"a compaction takes no revision", &evaluate.Compact{Revision: 7}, `rev=7 {rev=7}`},
 		{"it can not be had twice", &evaluate.Compact{Revision: 7}, `error: mvcc: required revision has been compacted`},
 		{"nor ahead of time", &evaluate.Compact{Revision: 8}, `error: mvcc: required revision is a future revision`},

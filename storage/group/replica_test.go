@@ -1,0 +1,187 @@
+package group
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/storage/engine"
+	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
+	"github.com/pebbledash/pebbledash/storage/revline"
+)
+
+// files are one replica's two databases.
+type files struct {
+	logs, state *engine.DB
+}
+
+func openFiles(tb testing.TB, fs engine.FS, fatal func(error)) files {
+	tb.Helper()
+	open := func(dir string, log bool) *engine.DB {
+		db, err := engine.Open(engine.Config{
+			Dir: dir, FS: fs, Log: log, CacheBytes: 1 << 20, MemTableBytes: 256 << 10,
+			Logger: slog.New(slog.DiscardHandler), Fatal: fatal,
+		})
+		require.NoError(tb, err)
+		return db
+	}
+	return files{logs: open("log", true), state: open("state", false)}
+}
+
+func (f files) close(tb testing.TB) {
+	tb.Helper()
+	require.NoError(tb, f.logs.Close())
+	require.NoError(tb, f.state.Close())
+}
+
+// seen is an Observer that keeps what it is told, and knows the leases.
+type seen struct {
+	mu      sync.Mutex // guards the fields below
+	events  []*mvccpb.Event
+	leading []bool
+	leases  map[int64]bool
+}
+
+// Applied implements Observer.
+func (s *seen) Applied(out mvcc.Outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, out.Events...)
+	for _, l := range out.Leases {
+		if s.leases == nil {
+			s.leases = map[int64]bool{}
+		}
+		s.leases[l.ID] = l.Kind != mvcc.LeaseRevoked
+	}
+}
+
+// Leading implements Observer.
+func (s *seen) Leading(leading bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leading = append(s.leading, leading)
+}
+
+// Exists implements evaluate.Leases.
+func (s *seen) Exists(id int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leases[id]
+}
+
+// replica is a group of one voter that runs, with all that it stands on.
+type replica struct {
+	*Group
+	fs     *engine.MemFS
+	files  files
+	store  *mvcc.Store
+	log    *Log
+	writer *LogWriter
+	clock  *clock.Manual
+	seen   *seen
+	fatal  chan error
+}
+
+// startReplica starts a group of one on fs. Its clock stands still.
+func startReplica(tb testing.TB, fs *engine.MemFS) *replica {
+	tb.Helper()
+	r := newReplica(tb, fs, fs)
+	<-r.Ready()
+	return r
+}
+
+// newReplica is startReplica over a file system that may fail, and does not wait.
+func newReplica(tb testing.TB, mem *engine.MemFS, fs engine.FS) *replica {
+	tb.Helper()
+	r := &replica{fs: mem, clock: clock.NewManual(time.Unix(0, 0)), seen: &seen{}, fatal: make(chan error, 100)}
+	r.files = openFiles(tb, fs, func(err error) { r.fatal <- err })
+	cfg := replicaConfig(tb, r.files, 1, []uint64{1}, r.seen)
+	cfg.Writer = NewLogWriter(r.files.logs)
+	cfg.Clock = r.clock
+	cfg.Fatal = func(err error) { r.fatal <- err }
+	r.store, r.log, r.writer = cfg.Store, cfg.Log, cfg.Writer
+	var err error
+	r.Group, err = Start(cfg)
+	require.NoError(tb, err)
+	return r
+}
+
+// replicaConfig opens a replica's store and log, bootstraps them, and fills in a
+// Config but for what depends on the test.
+func replicaConfig(tb testing.TB, f files, id uint64, voters []uint64, s *seen) Config {
+	tb.Helper()
+	store, err := mvcc.Open(f.state, mvcc.CoreGroup)
+	require.NoError(tb, err)
+	log, err := OpenLog(f.logs, mvcc.CoreGroup)
+	require.NoError(tb, err)
+	require.NoError(tb, Bootstrap(log, store, voters, f.state.Flush))
+	require.NoError(tb, store.Leases(func(id, _, _ int64) {
+		if s.leases == nil {
+			s.leases = map[int64]bool{}
+		}
+		s.leases[id] = true
+	}))
+	return Config{
+		ID: mvcc.CoreGroup, Replica: id, Log: log, Store: store,
+		Leases: s, MinTTL: 2, Sequencer: &revline.Sequencer{}, Observer: s,
+		Clock: clock.NewManual(time.Unix(0, 0)), Tick: 100 * time.Millisecond, ElectionTicks: 10,
+		Logger: slog.New(slog.DiscardHandler),
+		Fatal:  func(err error) { tb.Errorf("fatal: %v", err) },
+	}
+}
+
+// stop stops the replica in good order, without flushing its state.
+func (r *replica) stop(tb testing.TB) {
+	tb.Helper()
+	r.Stop()
+	r.writer.Close()
+	r.files.close(tb)
+	select {
+	case err := <-r.fatal:
+		require.NoError(tb, err)
+	default:
+	}
+}
+
+func (r *replica) do(tb testing.TB, op evaluate.Op) evaluate.Result {
+	tb.Helper()
+	res, err := r.Do(context.Background(), op, evaluate.Size(op))
+	require.NoError(tb, err)
+	return res
+}
+
+func put(key string, value any) *evaluate.Put {
+	return &evaluate.Put{Key: []byte(key), Value: fmt.Append(nil, value)}
+}
+
+// unchanged is a request that has to be evaluated and changes nothing.
+func unchanged(key string) *evaluate.Txn {
+	return &evaluate.Txn{
+		Compare: []evaluate.Compare{{Target: evaluate.CompareVersion, Result: evaluate.CompareLess, Key: []byte(key), Number: 0}},
+		Success: []evaluate.Op{put(key, "never")},
+	}
+}
+
+// contents renders everything that a store holds at its head.
+func contents(tb testing.TB, store *mvcc.Store) string {
+	tb.Helper()
+	sc, err := store.ScanLatest(context.Background(), mvcc.Span{})
+	require.NoError(tb, err)
+	out := ""
+	for sc.Next() {
+		kv, err := sc.KV(false)
+		require.NoError(tb, err)
+		out += fmt.Sprintf("%s=%s@%d ", kv.Key, kv.Value, kv.ModRevision)
+	}
+	require.NoError(tb, sc.Err())
+	require.NoError(tb, sc.Close())
+	return out
+}
