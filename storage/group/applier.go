@@ -1,6 +1,7 @@
 package group
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,8 @@ type applier struct {
 	flight flight
 	// index is the last applied.
 	index atomic.Uint64
+	// headers is scratch.
+	headers []entryHeader
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
 	queue   []*raftpb.Message
@@ -65,7 +68,9 @@ func (a *applier) run() {
 		a.mu.Unlock()
 		for _, m := range work {
 			if err := a.apply(m); err != nil {
-				a.g.cfg.Fatal(fmt.Errorf("group: apply: %w", err))
+				if !errors.Is(err, ErrStopped) {
+					a.g.cfg.Fatal(fmt.Errorf("group: apply: %w", err))
+				}
 				return
 			}
 		}
@@ -79,57 +84,64 @@ func (a *applier) run() {
 // apply applies the entries of one raft message in one batch, and answers.
 func (a *applier) apply(m *raftpb.Message) error {
 	entries := m.GetEntries()
+	last := entries[len(entries)-1]
 	batch := a.g.cfg.Store.NewBatch()
-	var waiting []*proposal
-	note := appliedNote{response: m.GetResponses()[0], term: entries[len(entries)-1].GetTerm()}
+	a.headers = a.headers[:0]
 	for _, e := range entries {
-		ps, own, err := a.add(batch, e)
-		if err != nil {
+		if err := a.add(batch, e); err != nil {
 			batch.Drop()
 			return err
-		}
-		waiting = append(waiting, ps...)
-		if own {
-			note.own++
 		}
 	}
 	out, err := batch.Commit()
 	if err != nil {
 		return err
 	}
-	a.index.Store(entries[len(entries)-1].GetIndex())
-	a.g.cfg.Log.setApplied(a.index.Load())
+	a.index.Store(last.GetIndex())
+	a.g.cfg.Log.setApplied(last.GetIndex())
 	a.g.cfg.Observer.Applied(out)
-	for _, p := range waiting {
-		close(p.done)
+	// An entry leaves the flight only now that the store shows it: a request
+	// that saw it and changed nothing itself waits for it until then.
+	note := appliedNote{response: m.GetResponses()[0], term: last.GetTerm()}
+	for _, h := range a.headers {
+		waiting, own := a.flight.applied(h)
+		for _, p := range waiting {
+			close(p.done)
+		}
+		if own {
+			note.own++
+		}
 	}
+	// Terms never go back in a log: what was proposed in one before and is not
+	// applied yet was replaced by another leader's entries.
+	a.flight.fail(last.GetTerm(), ErrLeaderChanged)
 	_ = a.g.inbox.apply(note)
 	return nil
 }
 
 // add adds an entry's effects, if it has any and they hold.
-func (a *applier) add(batch *mvcc.Batch, e *raftpb.Entry) (waiting []*proposal, own bool, err error) {
+func (a *applier) add(batch *mvcc.Batch, e *raftpb.Entry) error {
 	var effects []byte
 	switch e.GetType() {
 	case raftpb.EntryNormal:
 		if len(e.GetData()) == 0 {
 			break // the first entry of a leader's term
 		}
-		var h entryHeader
-		if h, effects, err = splitEntry(e.GetData()); err != nil {
-			return nil, false, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		h, data, err := splitEntry(e.GetData())
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
 		if h.term != e.GetTerm() {
-			effects = nil // evaluated against a state that was not the one here
-			break
+			break // evaluated against a state that was not the one here
 		}
-		waiting, own = a.flight.applied(h)
+		effects = data
+		a.headers = append(a.headers, h)
 	case raftpb.EntryConfChange, raftpb.EntryConfChangeV2:
 		if err := a.conf(batch, e); err != nil {
-			return nil, false, err
+			return err
 		}
 	}
-	return waiting, own, batch.Add(e.GetIndex(), e.GetTerm(), effects)
+	return batch.Add(e.GetIndex(), e.GetTerm(), effects)
 }
 
 // conf has the loop apply a change of the configuration, which only it may.

@@ -26,7 +26,12 @@ func (h entryHeader) append(dst []byte) []byte {
 	return binary.AppendUvarint(dst, h.number)
 }
 
+var errShortHeader = errors.New("header is cut short")
+
 func splitEntry(data []byte) (h entryHeader, effects []byte, err error) {
+	if len(data) == 0 {
+		return h, nil, errShortHeader
+	}
 	if data[0] != entryFormat {
 		return h, nil, fmt.Errorf("format %d is not known: written by a newer version?", data[0])
 	}
@@ -34,7 +39,7 @@ func splitEntry(data []byte) (h entryHeader, effects []byte, err error) {
 	for _, field := range []*uint64{&h.term, &h.epoch, &h.number} {
 		v, n := binary.Uvarint(data)
 		if n <= 0 {
-			return h, nil, errors.New("header is cut short")
+			return h, nil, errShortHeader
 		}
 		*field, data = v, data[n:]
 	}

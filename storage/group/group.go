@@ -138,6 +138,16 @@ type Status struct {
 
 // Start opens the replica and runs it. The log must be bootstrapped.
 func Start(cfg Config) (*Group, error) {
+	g, err := open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	go g.applier.run()
+	go g.run()
+	return g, nil
+}
+
+func open(cfg Config) (*Group, error) {
 	g := &Group{
 		cfg: cfg, stop: make(chan struct{}), stopped: make(chan struct{}), ready: make(chan struct{}),
 	}
@@ -178,8 +188,6 @@ func Start(cfg Config) (*Group, error) {
 		Store: cfg.Store, Leases: cfg.Leases, MinTTL: cfg.MinTTL, Next: cfg.Sequencer.Next, Panicked: g.panicked,
 	})
 	g.applier.init(g)
-	go g.applier.run()
-	go g.run()
 	return g, nil
 }
 
@@ -227,13 +235,18 @@ func (g *Group) run() {
 		case <-g.stop:
 			return
 		case <-ticker.C():
-			g.rn.Tick()
+			g.tick()
 		case <-g.inbox.wake:
 			g.inbox.take(&box)
 			g.handle(&box)
 		}
 		g.evaluate()
 	}
+}
+
+func (g *Group) tick() {
+	g.rn.Tick()
+	g.reads.tick(g.cfg.ElectionTicks)
 }
 
 // handle takes in what has arrived.
@@ -390,12 +403,19 @@ func (g *Group) failAll() {
 		p.fail(ErrStopped)
 	}
 	g.reads.add(box.reads)
-	g.reads.fail(ErrStopped)
+	g.reads.fail(&g.inbox, ErrStopped)
 	g.applier.flight.fail(1<<64-1, ErrStopped)
 }
 
-// Step takes a raft message of another member.
-func (g *Group) Step(m *raftpb.Message) { g.inbox.step(m) }
+// Step takes a raft message of another member. Messages that only this replica
+// may send itself are dropped, and so are proposals: an entry is evaluated where
+// it is proposed.
+func (g *Group) Step(m *raftpb.Message) {
+	if t := m.GetType(); raft.IsLocalMsg(t) || t == raftpb.MsgProp {
+		return
+	}
+	g.inbox.step(m)
+}
 
 // Bootstrap writes the beginning of a group whose members are voters, all of
 // which must write the same. It may be repeated until it has succeeded. flush

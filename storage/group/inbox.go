@@ -3,6 +3,7 @@ package group
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -58,6 +59,9 @@ type appliedNote struct {
 // inbox is where the other goroutines leave things for the loop.
 type inbox struct {
 	wake chan struct{}
+	// queued and reading count the requests that wait for their evaluation and
+	// the reads that wait for their confirmation, here or in the loop.
+	queued, reading atomic.Int64
 
 	mu     sync.Mutex // guards the fields below; nothing is taken after it
 	box    letters
@@ -87,9 +91,10 @@ func (in *inbox) put(add func(*letters) error) error {
 
 func (in *inbox) propose(p *proposal) error {
 	return in.put(func(l *letters) error {
-		if len(l.proposals) >= maxQueued {
+		if in.queued.Load() >= maxQueued {
 			return ErrTooManyRequests
 		}
+		in.queued.Add(1)
 		l.proposals = append(l.proposals, p)
 		return nil
 	})
@@ -97,9 +102,10 @@ func (in *inbox) propose(p *proposal) error {
 
 func (in *inbox) read(r *read) error {
 	return in.put(func(l *letters) error {
-		if len(l.reads) >= maxQueued {
+		if in.reading.Load() >= maxQueued {
 			return ErrTooManyRequests
 		}
+		in.reading.Add(1)
 		l.reads = append(l.reads, r)
 		return nil
 	})

@@ -36,6 +36,9 @@ const tailBytes = 4 << 20
 type Log struct {
 	db    *engine.DB
 	group mvcc.GroupID
+	// written is the last entry that was given to Pebble, stable or not yet. It
+	// belongs to the log writer.
+	written uint64
 
 	mu sync.Mutex // guards the fields below; nothing is taken after it
 	// hard is as it was last written.
@@ -104,12 +107,16 @@ func (l *Log) load() error {
 		if e.GetIndex() != l.last+1 {
 			return fmt.Errorf("group: the log is damaged: entry %d follows %d", e.GetIndex(), l.last)
 		}
+		if before := l.terms[len(l.terms)-1].term; e.GetTerm() < before {
+			return fmt.Errorf("group: the log is damaged: entry %d is of term %d, after one of term %d", e.GetIndex(), e.GetTerm(), before)
+		}
 		l.last = e.GetIndex()
 		l.noteTerm(e.GetIndex(), e.GetTerm())
 	}
 	if err := it.Error(); err != nil {
 		return fmt.Errorf("group: read log: %w", err)
 	}
+	l.written = l.last
 	return nil
 }
 
@@ -136,7 +143,7 @@ func (l *Log) Bootstrap(index, term uint64) error {
 	if err := l.db.Set(l.key(tableTruncated), row, engine.Sync); err != nil {
 		return fmt.Errorf("group: bootstrap log: %w", err)
 	}
-	l.truncated, l.last = index, index
+	l.truncated, l.last, l.written = index, index, index
 	l.terms = []termRun{{index, term}}
 	l.hard.Term = &term
 	return nil
@@ -157,7 +164,7 @@ func (l *Log) start(applied uint64, conf *raftpb.ConfState) error {
 	return nil
 }
 
-// encode adds a message's writes to batch.
+// encode adds a message's writes to batch. For the log writer.
 func (l *Log) encode(batch *engine.Batch, m *raftpb.Message) {
 	must := func(err error) {
 		if err != nil {
@@ -174,13 +181,13 @@ func (l *Log) encode(batch *engine.Batch, m *raftpb.Message) {
 	if len(entries) == 0 {
 		return
 	}
-	l.mu.Lock()
-	last := l.last
-	l.mu.Unlock()
-	newLast := entries[len(entries)-1].GetIndex()
-	if newLast < last {
-		must(batch.DeleteRange(l.entryKey(nil, newLast+1), l.entryKey(nil, last+1), nil))
+	// A new leader's entries end those of the one before, some of which may be
+	// in this very batch.
+	last := entries[len(entries)-1].GetIndex()
+	if last < l.written {
+		must(batch.DeleteRange(l.entryKey(nil, last+1), l.entryKey(nil, l.written+1), nil))
 	}
+	l.written = last
 	var key, row []byte
 	for _, e := range entries {
 		key = l.entryKey(key[:0], e.GetIndex())

@@ -63,12 +63,20 @@ func (f *flight) fail(before uint64, err error) {
 	}
 }
 
-// evaluate turns what waits in the queue into one entry and proposes it, if
-// this replica may.
+// evaluate evaluates what waits in the queue, as far as this replica may now.
 func (g *Group) evaluate() {
-	if !g.leading || g.appending > 0 || g.drain || len(g.queue) == 0 {
-		return
+	// What changes nothing needs no entry, and what waits behind it should not
+	// have to wait for something else to happen.
+	for g.leading && g.appending == 0 && !g.drain && len(g.queue) > 0 {
+		if !g.evaluateEntry() {
+			return
+		}
 	}
+}
+
+// evaluateEntry turns what waits in the queue into one entry and proposes it;
+// false if raft refused it.
+func (g *Group) evaluateEntry() bool {
 	g.number++
 	header := entryHeader{term: g.rn.BasicStatus().GetTerm(), epoch: g.cfg.Sequencer.Epoch(), number: g.number}
 	size := 0
@@ -100,20 +108,22 @@ func (g *Group) evaluate() {
 	rest := copy(g.queue, g.queue[taken:])
 	clear(g.queue[rest:])
 	g.queue = g.queue[:rest]
+	g.inbox.queued.Add(-int64(taken))
 
 	entry, ok := g.eval.Seal(prefix)
 	if !ok {
 		g.number--
 		g.answerUnchanged(changed)
 		g.drained()
-		return
+		return true
 	}
 	g.applier.flight.add(flying{term: header.term, number: header.number, waiting: changed})
 	if err := g.rn.Propose(entry); err != nil {
 		g.refused(err)
-		return
+		return false
 	}
 	g.handleReady()
+	return true
 }
 
 // answerUnchanged answers requests that changed nothing, once everything that

@@ -9,13 +9,15 @@ import (
 // read waits until leadership is confirmed and the state is as new as it was
 // then.
 type read struct {
+	// done takes the outcome; nil if only answer waits.
 	done chan error
 	// answer are requests that changed nothing and are answered with it.
 	answer []*proposal
 }
 
-func (r *read) finish(err error) {
+func (r *read) finish(in *inbox, err error) {
 	if r.done != nil {
+		in.reading.Add(-1)
 		r.done <- err
 	}
 	for _, p := range r.answer {
@@ -32,9 +34,10 @@ func (r *read) finish(err error) {
 // belongs to the loop.
 type readQueue struct {
 	waiting []*read
-	// asked is under way, named by number.
+	// asked is under way, named by number, for so many ticks.
 	asked  []*read
 	number uint64
+	ticks  int
 	// ready wait for the state to reach index.
 	ready []readyRead
 	lead  uint64
@@ -50,6 +53,18 @@ func (q *readQueue) add(rs []*read) { q.waiting = append(q.waiting, rs...) }
 // leaderChanged asks again: a confirmation by another leader may not come.
 func (q *readQueue) leaderChanged(lead uint64) {
 	q.lead = lead
+	q.askAgain()
+}
+
+// tick asks again what was not answered for so many ticks: the question, or the
+// answer, may have been lost on its way.
+func (q *readQueue) tick(limit int) {
+	if q.ticks++; q.ticks > limit {
+		q.askAgain()
+	}
+}
+
+func (q *readQueue) askAgain() {
 	q.waiting = append(q.asked, q.waiting...)
 	q.asked = nil
 }
@@ -57,14 +72,14 @@ func (q *readQueue) leaderChanged(lead uint64) {
 // serve asks for the next confirmation and answers those that are done.
 func (q *readQueue) serve(g *Group) {
 	if len(q.waiting) > 0 && len(q.asked) == 0 && q.lead != raft.None && (g.role != raft.StateLeader || g.leading) {
-		q.number++
+		q.number, q.ticks = q.number+1, 0
 		q.asked, q.waiting = q.waiting, nil
 		g.rn.ReadIndex(binary.BigEndian.AppendUint64(nil, q.number))
 	}
 	applied := g.applier.index.Load()
 	for len(q.ready) > 0 && q.ready[0].index <= applied {
 		for _, r := range q.ready[0].reads {
-			r.finish(nil)
+			r.finish(&g.inbox, nil)
 		}
 		q.ready = q.ready[1:]
 	}
@@ -78,16 +93,16 @@ func (q *readQueue) confirmed(ctx []byte, index uint64) {
 	q.asked = nil
 }
 
-func (q *readQueue) fail(err error) {
+func (q *readQueue) fail(in *inbox, err error) {
 	for _, r := range q.waiting {
-		r.finish(err)
+		r.finish(in, err)
 	}
 	for _, r := range q.asked {
-		r.finish(err)
+		r.finish(in, err)
 	}
 	for _, rr := range q.ready {
 		for _, r := range rr.reads {
-			r.finish(err)
+			r.finish(in, err)
 		}
 	}
 	*q = readQueue{}

@@ -25,15 +25,17 @@ type files struct {
 
 func openFiles(tb testing.TB, fs engine.FS, fatal func(error)) files {
 	tb.Helper()
-	open := func(dir string, log bool) *engine.DB {
-		db, err := engine.Open(engine.Config{
-			Dir: dir, FS: fs, Log: log, CacheBytes: 1 << 20, MemTableBytes: 256 << 10,
-			Logger: slog.New(slog.DiscardHandler), Fatal: fatal,
-		})
-		require.NoError(tb, err)
-		return db
-	}
-	return files{logs: open("log", true), state: open("state", false)}
+	return files{logs: openDB(tb, fs, "log", fatal), state: openDB(tb, fs, "state", fatal)}
+}
+
+func openDB(tb testing.TB, fs engine.FS, dir string, fatal func(error)) *engine.DB {
+	tb.Helper()
+	db, err := engine.Open(engine.Config{
+		Dir: dir, FS: fs, Log: dir == "log", CacheBytes: 1 << 20, MemTableBytes: 256 << 10,
+		Logger: slog.New(slog.DiscardHandler), Fatal: fatal,
+	})
+	require.NoError(tb, err)
+	return db
 }
 
 func (f files) close(tb testing.TB) {
