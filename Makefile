@@ -79,7 +79,8 @@ $(GOLANGCI):
 
 .PHONY: conformance
 conformance: build
-	go test ./gateway/conformance/ -count=1
+	go test -C gateway/conformance -count=1
+	go test ./gateway/conformance/etcdctl ./gateway/conformance/server -count=1
 
 .PHONY: kube
 kube: build

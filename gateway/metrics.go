@@ -55,8 +55,18 @@ var requestTypes = map[string]string{
 	"LeaseGrant": "LeaseGrant", "LeaseRevoke": "LeaseRevoke",
 }
 
-func newServerMetrics(reg prometheus.Registerer, c *codec, d *door) *serverMetrics {
+func newServerMetrics(cfg *Config, c *codec, d *door) *serverMetrics {
+	reg := cfg.Registerer
 	auto := promauto.With(reg)
+	auto.NewGauge(prometheus.GaugeOpts{
+		Namespace: "etcd", Subsystem: "server", Name: "version",
+		Help:        "Which version is running. 1 for 'server_version' label with current version.",
+		ConstLabels: prometheus.Labels{"server_version": cfg.ServerVersion},
+	}).Set(1)
+	auto.NewGauge(prometheus.GaugeOpts{
+		Namespace: "etcd", Subsystem: "server", Name: "quota_backend_bytes",
+		Help: "Current backend storage quota size in bytes.",
+	}).Set(float64(cfg.QuotaBytes))
 	counter := func(namespace, subsystem, name, help string, labels ...string) *prometheus.CounterVec {
 		return auto.NewCounterVec(prometheus.CounterOpts{
 			Namespace: namespace, Subsystem: subsystem, Name: name, Help: help,

@@ -79,7 +79,7 @@ func New(cfg Config, store Store) *Server {
 		stopping: make(chan struct{}),
 	}
 	s.door = newDoor(&cfg, s.stopping)
-	s.metrics = newServerMetrics(cfg.Registerer, s.codec, s.door)
+	s.metrics = newServerMetrics(&cfg, s.codec, s.door)
 	s.grpc = grpc.NewServer(s.options()...)
 	pb.RegisterKVServer(s.grpc, &kvServer{Server: s})
 	pb.RegisterWatchServer(s.grpc, newWatchServer(s))

@@ -106,6 +106,7 @@ func permit(role string, what authpb.Permission_Type, key, end string) *pb.AuthR
 
 func TestAuth(t *testing.T) {
 	t.Parallel()
+	once(t)
 	m := start(t)
 	userAdd := func(name, password string) *pb.AuthUserAddRequest {
 		return &pb.AuthUserAddRequest{Name: name, Password: password}

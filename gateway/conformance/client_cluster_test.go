@@ -146,6 +146,7 @@ func TestHash(t *testing.T) {
 
 func TestAlarm(t *testing.T) {
 	t.Parallel()
+	once(t)
 	m := start(t)
 	const noSpace = "ResourceExhausted: etcdserver: mvcc: database space exceeded"
 	alarm := func(what pb.AlarmRequest_AlarmAction, which pb.AlarmType, who uint64) *pb.AlarmRequest {
@@ -232,6 +233,7 @@ func TestDefragment(t *testing.T) {
 
 func TestCluster(t *testing.T) {
 	t.Parallel()
+	once(t)
 	// Without the check etcd changes a cluster that is younger than 5 seconds.
 	m := start(t, "--strict-reconfig-check=false")
 	me := fmt.Sprintf("%q [%s] [%s] me", "default", m.PeerURL(), m.Endpoint())

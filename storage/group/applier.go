@@ -93,9 +93,13 @@ func (a *applier) apply(m *raftpb.Message) error {
 			return err
 		}
 	}
+	began := a.g.cfg.Clock.Now()
 	out, err := batch.Commit()
 	if err != nil {
 		return err
+	}
+	if a.g.cfg.ApplySeconds != nil {
+		a.g.cfg.ApplySeconds.Observe(a.g.cfg.Clock.Since(began).Seconds())
 	}
 	a.index.Store(last.GetIndex())
 	a.g.cfg.Log.setApplied(last.GetIndex())

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -83,6 +84,8 @@ type Config struct {
 	// ElectionTicks is the number of ticks without a leader before an election.
 	ElectionTicks int
 	Logger        *slog.Logger
+	// ApplySeconds observes what each commit to the state takes; may be nil.
+	ApplySeconds prometheus.Observer
 	// Fatal is told of a state that can't be gone on from.
 	Fatal func(error)
 }
@@ -121,6 +124,8 @@ type Group struct {
 	// sole says that this replica leads and is the only voter: nobody can have
 	// deposed it, so that leadership needs no confirmation.
 	sole atomic.Bool
+	// refusals counts the entries that raft did not take.
+	refusals atomic.Int64
 	// ready is closed when the group can first serve.
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -197,6 +202,12 @@ func (g *Group) Ready() <-chan struct{} { return g.ready }
 // Sole says that this replica leads and is the only voter, so that nothing but
 // it can acknowledge a request.
 func (g *Group) Sole() bool { return g.sole.Load() }
+
+// Queued returns how many requests wait for their evaluation.
+func (g *Group) Queued() int64 { return g.inbox.queued.Load() }
+
+// Refused returns how many entries raft has refused to log.
+func (g *Group) Refused() int64 { return g.refusals.Load() }
 
 // AppliedIndex returns the index of the last applied entry.
 func (g *Group) AppliedIndex() uint64 { return g.applier.index.Load() }

@@ -3,15 +3,20 @@ package group
 import (
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/storage/engine"
 )
 
 // LogWriter writes the logs of all groups of a member. What several groups, or
 // one, ask for while it is syncing goes into its next batch, with one sync.
 type LogWriter struct {
-	db *engine.DB
+	db    *engine.DB
+	clock clock.Clock
+	// seconds observes what each synced write takes; may be nil.
+	seconds prometheus.Observer
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
 	queue   []appendRequest
@@ -29,8 +34,9 @@ type appendRequest struct {
 }
 
 // NewLogWriter starts the writer over db, which must have a write-ahead log.
-func NewLogWriter(db *engine.DB) *LogWriter {
-	w := &LogWriter{db: db, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
+// seconds, if not nil, observes what each synced write takes by clk.
+func NewLogWriter(db *engine.DB, clk clock.Clock, seconds prometheus.Observer) *LogWriter {
+	w := &LogWriter{db: db, clock: clk, seconds: seconds, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 	go w.run()
 	return w
 }
@@ -85,14 +91,22 @@ func (w *LogWriter) write(work []appendRequest) {
 		r.log.encode(batch, r.msg)
 	}
 	if !batch.Empty() {
-		// An error of Commit does not come back: see engine.Config.Fatal.
-		if err := batch.Commit(engine.Sync); err != nil {
-			panic(err)
-		}
+		w.commit(batch)
 	}
 	_ = batch.Close()
 	for _, r := range work {
 		r.log.stable(r.msg)
 		r.done(r.msg)
+	}
+}
+
+func (w *LogWriter) commit(batch *engine.Batch) {
+	if w.seconds != nil {
+		began := w.clock.Now()
+		defer func() { w.seconds.Observe(w.clock.Since(began).Seconds()) }()
+	}
+	// An error of Commit does not come back: see engine.Config.Fatal.
+	if err := batch.Commit(engine.Sync); err != nil {
+		panic(err)
 	}
 }

@@ -145,6 +145,7 @@ func (g *Group) answerUnchanged(ps []*proposal) {
 // lose the lead, and what was evaluated after it would stand on nothing.
 func (g *Group) refused(err error) {
 	g.cfg.Logger.Warn("raft refused a proposal", "error", err)
+	g.refusals.Add(1)
 	f := &g.applier.flight
 	f.mu.Lock()
 	last := f.entries[len(f.entries)-1]

@@ -44,6 +44,11 @@ func (f files) close(tb testing.TB) {
 	require.NoError(tb, f.state.Close())
 }
 
+// idleWriter is a LogWriter without a goroutine: a test writes what is queued.
+func idleWriter(db *engine.DB) *LogWriter {
+	return &LogWriter{db: db, wake: make(chan struct{}, 1)}
+}
+
 // seen is an Observer that keeps what it is told, and knows the leases.
 type seen struct {
 	mu      sync.Mutex // guards the fields below

@@ -111,6 +111,7 @@ type Member struct {
 	seq     revline.Sequencer
 	scrub   *scrubber
 	flushed chan struct{}
+	metrics *metrics
 
 	stop    context.CancelFunc
 	stopCtx context.Context
@@ -123,7 +124,7 @@ type Member struct {
 // from when Ready is closed.
 func Open(cfg Config) (*Member, error) {
 	cfg.complete()
-	m := &Member{cfg: cfg, flushed: make(chan struct{}, 1)}
+	m := &Member{cfg: cfg, flushed: make(chan struct{}, 1), metrics: newMetrics()}
 	m.stopCtx, m.stop = context.WithCancel(context.Background())
 	if err := m.open(); err != nil {
 		m.stop()
@@ -156,16 +157,17 @@ func (m *Member) open() error {
 		return err
 	}
 	m.scrub = newScrubber(m.store, m.cfg.Logger, m.fail)
-	m.writer = group.NewLogWriter(m.logs)
+	m.writer = group.NewLogWriter(m.logs, m.cfg.Clock, m.metrics.fsync)
 	m.core, err = group.Start(group.Config{
 		ID: mvcc.CoreGroup, Replica: m.id.member, Log: m.log, Writer: m.writer, Store: m.store,
 		Leases: m.lessor, MinTTL: m.minTTL(), Sequencer: &m.seq, Observer: observer{m},
 		Clock: m.cfg.Clock, Tick: m.cfg.TickInterval, ElectionTicks: m.cfg.ElectionTicks,
-		Logger: m.cfg.Logger, Fatal: m.fail,
+		Logger: m.cfg.Logger, Fatal: m.fail, ApplySeconds: m.metrics.commit,
 	})
 	if err != nil {
 		return err
 	}
+	m.register(m.cfg.Registerer)
 	m.run(func(ctx context.Context) {
 		<-ctx.Done()
 		m.core.Stop()
@@ -314,6 +316,7 @@ func (o observer) Applied(out mvcc.Outcome) {
 // Leading implements group.Observer.
 func (o observer) Leading(leading bool) {
 	if leading {
+		o.m.metrics.leads.Add(1)
 		o.m.lessor.Promote(0)
 	} else {
 		o.m.lessor.Demote()

@@ -3,6 +3,7 @@ package sim_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -193,7 +194,7 @@ func (h *etcdHistory) watches(n int) {
 			r, ok := <-w.events
 			require.True(h.tb, ok, w.what)
 			require.NoError(h.tb, r.Err(), w.what)
-			got = append(got, eventsOf(r)...)
+			got = append(got, r.Events...)
 		}
 		require.Equal(h.tb, sim.FormatEvents(w.want, true), sim.FormatEvents(got, true), w.what)
 		if w.err != nil {
@@ -214,18 +215,10 @@ func (h *etcdHistory) drain() {
 		r, ok := <-h.live
 		require.True(h.tb, ok)
 		require.NoError(h.tb, r.Err())
-		got = append(got, eventsOf(r)...)
+		got = append(got, r.Events...)
 	}
 	require.Equal(h.tb, sim.FormatEvents(want, false), sim.FormatEvents(got, false))
 	h.tally.Events += len(got)
-}
-
-func eventsOf(r clientv3.WatchResponse) []*mvccpb.Event {
-	var events []*mvccpb.Event
-	for _, e := range r.Events {
-		events = append(events, (*mvccpb.Event)(e))
-	}
-	return events
 }
 
 // fromEtcd turns etcd's errors into the model's.
@@ -238,7 +231,7 @@ func fromEtcd(err error) error {
 		{rpctypes.ErrLeaseExist, lease.ErrExists},
 		{rpctypes.ErrLeaseTTLTooLarge, lease.ErrTTLTooLarge},
 	} {
-		if err != nil && rpctypes.Error(err) == p.etcd {
+		if err != nil && errors.Is(rpctypes.Error(err), p.etcd) {
 			return p.ours
 		}
 	}
