@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -69,9 +70,10 @@ type Config struct {
 	// Flushed is called after each flush that made data durable. It must not
 	// block.
 	Flushed func()
-	// Fatal is called when a write to the disk has failed and the database can
+	// Fatal is called when writes to the disk have failed and the database can
 	// not go on: what was being committed is not durable and must not be
 	// acknowledged. The goroutine that was committing ends after Fatal returns.
+	// Fatal must not block.
 	// REQUIRES: not nil.
 	Fatal func(err error)
 }
@@ -116,10 +118,22 @@ func Open(cfg Config) (*DB, error) {
 	return db, nil
 }
 
+// maxBackgroundErrors is how many flushes and compactions may fail one after
+// another before the database is given up. Pebble tries again at once, and for
+// ever; a disk that is full or gone does not come back that soon.
+const maxBackgroundErrors = 10
+
 func listener(cfg Config) *pebble.EventListener {
+	var failures atomic.Int64
 	l := &pebble.EventListener{
 		BackgroundError: func(err error) {
-			cfg.Logger.Error("background write to the database failed", "dir", cfg.Dir, "error", err)
+			// One failure is told of several times; the log has the first.
+			switch failures.Add(1) {
+			case 1:
+				cfg.Logger.Error("background write to the database failed, trying again", "dir", cfg.Dir, "error", err.Error())
+			case maxBackgroundErrors:
+				cfg.Fatal(fmt.Errorf("engine: background writes to %s keep failing: %w", cfg.Dir, err))
+			}
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
 			cfg.Fatal(fmt.Errorf("engine: corrupt data in %s: %w", info.Path, info.Details))
@@ -131,7 +145,11 @@ func listener(cfg Config) *pebble.EventListener {
 			cfg.Logger.Warn("writes wait for the database to flush", "dir", cfg.Dir, "reason", info.Reason)
 		},
 		FlushEnd: func(info pebble.FlushInfo) {
-			if info.Err == nil && cfg.Flushed != nil {
+			if info.Err != nil {
+				return
+			}
+			failures.Store(0)
+			if cfg.Flushed != nil {
 				cfg.Flushed()
 			}
 		},

@@ -140,6 +140,7 @@ func (e *Evaluator) Do(ctx context.Context, op Op) (res Result, err error) {
 		clear(e.w.own)
 		e.w.pending = e.w.pending[:0]
 	}()
+	e.w.next = e.head + 1
 	r := request{e: e, ctx: ctx}
 	if err := r.run(op, &res); err != nil {
 		return Result{}, err
@@ -215,7 +216,7 @@ func (r *request) commit(res *Result) {
 		}
 		for _, kv := range e.w.pending {
 			kv.ModRevision = main
-			if kv.CreateRevision == 0 {
+			if kv.CreateRevision == e.w.next {
 				kv.CreateRevision = main
 			}
 		}
@@ -402,19 +403,26 @@ func (r *request) delete(kv *mvccpb.KeyValue, prev bool, res *Result) {
 // checkRange is etcd's check of a Range within a transaction, before any of it
 // is run.
 func (r *request) checkRange(g *Range) error {
-	compacted := r.e.compact
+	if err := checkRange(g, r.e.head, r.e.compact); err != nil {
+		return err
+	}
+	if g.Revision > r.e.cfg.Store.Revision() {
+		return ErrDrain
+	}
+	return nil
+}
+
+func checkRange(g *Range, head, compacted int64) error {
 	if compacted == 0 {
 		compacted = -1 // as etcd has it before the first compaction
 	}
 	switch {
 	case g.Revision == 0:
 		return nil
-	case g.Revision > r.e.head:
+	case g.Revision > head:
 		return mvcc.ErrFutureRevision
 	case g.Revision < compacted:
 		return mvcc.ErrCompacted
-	case g.Revision > r.e.cfg.Store.Revision():
-		return ErrDrain
 	}
 	return nil
 }

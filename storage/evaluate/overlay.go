@@ -50,8 +50,10 @@ type working struct {
 	heads    heads
 	inFlight map[string]*version
 	own      map[string]*version
-	// pending are KeyValues given out that show the request's own changes:
-	// their revisions are filled in when it has one.
+	// next is the revision that the request will have if it changes something:
+	// what its own reads filter and sort its own changes by. With one group it
+	// is certain; pending are the KeyValues that show it.
+	next    int64
 	pending []*mvccpb.KeyValue
 }
 
@@ -95,6 +97,10 @@ func (w *working) show(key []byte, v *version) *mvccpb.KeyValue {
 		CreateRevision: v.head.Create, ModRevision: v.head.Mod, Version: v.head.Version, Lease: v.head.Lease,
 	}
 	if kv.ModRevision == 0 {
+		kv.ModRevision = w.next
+		if kv.CreateRevision == 0 {
+			kv.CreateRevision = w.next
+		}
 		w.pending = append(w.pending, kv)
 	}
 	return kv

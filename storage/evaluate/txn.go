@@ -225,6 +225,9 @@ func readTxn(ctx context.Context, store *mvcc.Store, head int64, t *Txn, b *bran
 		var err error
 		switch op := op.(type) {
 		case *Range:
+			if err := checkRange(op, head, store.Compacted()); err != nil {
+				return err
+			}
 			res.Responses[i], err = Read(ctx, store, head, op)
 		case *Txn:
 			err = readTxn(ctx, store, head, op, &nested[0], &res.Responses[i])

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,6 +193,9 @@ func open(cfg Config) (*Group, error) {
 	g.eval = evaluate.New(evaluate.Config{
 		Store: cfg.Store, Leases: cfg.Leases, MinTTL: cfg.MinTTL, Next: cfg.Sequencer.Next, Panicked: g.panicked,
 	})
+	// An answer to a question that was asked before a restart must not pass for
+	// one to a question after it.
+	g.reads.number = rand.Uint64()
 	g.applier.init(g)
 	return g, nil
 }

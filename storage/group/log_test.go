@@ -312,7 +312,7 @@ func TestWritesShareASync(t *testing.T) {
 	log, err := OpenLog(db, mvcc.CoreGroup)
 	require.NoError(t, err)
 	require.NoError(t, log.Bootstrap(1, 1))
-	writer := NewLogWriter(db)
+	writer := NewLogWriter(db, nil, nil)
 	done := make(chan uint64, 100)
 	submit := func(index uint64) {
 		writer.submit(appendRequest{log: log, msg: appendMessage(0, 0, 0, logEntry(index, 2, 10)), done: func(m *raftpb.Message) {

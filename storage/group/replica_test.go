@@ -111,7 +111,7 @@ func newReplica(tb testing.TB, mem *engine.MemFS, fs engine.FS) *replica {
 	r := &replica{fs: mem, clock: clock.NewManual(time.Unix(0, 0)), seen: &seen{}, fatal: make(chan error, 100)}
 	r.files = openFiles(tb, fs, func(err error) { r.fatal <- err })
 	cfg := replicaConfig(tb, r.files, 1, []uint64{1}, r.seen)
-	cfg.Writer = NewLogWriter(r.files.logs)
+	cfg.Writer = NewLogWriter(r.files.logs, nil, nil)
 	cfg.Clock = r.clock
 	cfg.Fatal = func(err error) { r.fatal <- err }
 	r.store, r.log, r.writer = cfg.Store, cfg.Log, cfg.Writer

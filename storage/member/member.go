@@ -118,13 +118,15 @@ type Member struct {
 	workers sync.WaitGroup
 	closing sync.Once
 	failure atomic.Pointer[error]
+	// failed is closed when failure is set.
+	failed chan struct{}
 }
 
 // Open opens the member's data, or makes it, and starts its groups. It serves
 // from when Ready is closed.
 func Open(cfg Config) (*Member, error) {
 	cfg.complete()
-	m := &Member{cfg: cfg, flushed: make(chan struct{}, 1), metrics: newMetrics()}
+	m := &Member{cfg: cfg, flushed: make(chan struct{}, 1), metrics: newMetrics(), failed: make(chan struct{})}
 	m.stopCtx, m.stop = context.WithCancel(context.Background())
 	if err := m.open(); err != nil {
 		m.stop()
@@ -218,6 +220,7 @@ func (m *Member) fail(err error) {
 	if !m.failure.CompareAndSwap(nil, &err) {
 		return
 	}
+	close(m.failed)
 	m.cfg.Logger.Error("the member can not go on and stops; what was acknowledged is safe", "error", err)
 	m.stop()
 	if m.cfg.Fatal != nil {
@@ -252,14 +255,14 @@ func (m *Member) closeFiles() error {
 	if m.writer != nil {
 		m.writer.Close()
 	}
-	if err := m.Err(); err != nil {
+	if err := m.flushState(); err != nil {
 		// A database that has failed may never come back from Close. Its files
 		// are as a crash leaves them, which is all that a restart needs.
 		return err
 	}
 	var errs []error
 	if m.state != nil {
-		errs = append(errs, m.state.Flush(), m.state.Close())
+		errs = append(errs, m.state.Close())
 	}
 	if m.logs != nil {
 		errs = append(errs, m.logs.Close())
@@ -268,6 +271,23 @@ func (m *Member) closeFiles() error {
 		errs = append(errs, m.dir.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// flushState makes the state durable, so that the next start has little to
+// replay. It returns what the member has failed of, if it has or does.
+func (m *Member) flushState() error {
+	if m.state == nil || m.Err() != nil {
+		return m.Err()
+	}
+	flushed, err := m.state.AsyncFlush()
+	if err != nil {
+		return fmt.Errorf("member: flush: %w", err)
+	}
+	select {
+	case <-flushed:
+	case <-m.failed:
+	}
+	return m.Err()
 }
 
 // truncateLogs drops log entries that the state no longer needs.

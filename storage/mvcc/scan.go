@@ -39,7 +39,7 @@ const stepsPerCheck = 1024
 func (s *Store) Scan(ctx context.Context, span Span, rev int64) (*Scanner, error) {
 	sc := &Scanner{store: s, ctx: ctx, main: rev}
 	if span.Empty() {
-		return sc, nil
+		return sc, s.checkCompacted(rev)
 	}
 	lower, upper := s.group.dataBounds(span)
 	it, err := s.db.NewIter(&engine.IterOptions{LowerBound: lower, UpperBound: upper})
