@@ -21,6 +21,8 @@ GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 # Further arguments for the server that `make run` starts.
 ARGS ?=
 KILLS ?= 50
+# How many times the default number of random histories make test runs.
+FACTOR ?= 5
 FUZZTIME ?= 30s
 
 .DEFAULT_GOAL := build
@@ -52,8 +54,12 @@ run: build
 # Tests that need a server run bin/pebbledash as it is, so they come after build.
 .PHONY: test
 test: build
-	go test -timeout 8m $$(go list ./... | grep -v /storage/sim)
-	go test -timeout 8m -count=1 -v ./storage/sim | grep -v '^=== '
+	go test -timeout 8m $$(go list ./... | grep -v -e /storage/sim -e /gateway/conformance)
+	go test -timeout 8m ./gateway/conformance/server ./gateway/conformance/crash ./gateway/conformance/kube
+	go test -C gateway/conformance -short -count=1
+	go test -C benchmarks ./...
+	@# The counts of the model and the crash tests are worth a look.
+	go test -timeout 8m -count=1 -v ./storage/sim -factor $(FACTOR) | grep -v -e '^===' -e '^    ---'
 
 .PHONY: test-race
 test-race: build

@@ -67,6 +67,8 @@ type Config struct {
 	// each handshake, so its functions may renew them.
 	TLS *tls.Config
 
+	// Profiling serves profiles of the process below /debug/pprof/.
+	Profiling bool
 	// ExtensiveMetrics adds histograms of the time that calls take.
 	ExtensiveMetrics bool
 	// Registerer and Gatherer are where metrics are kept and read for /metrics.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"slices"
 	"strings"
 
@@ -29,6 +30,13 @@ func (s *Server) newMux() *http.ServeMux {
 	mux.HandleFunc("/version", s.serveVersion)
 	mux.Handle("/metrics", promhttp.InstrumentMetricHandler(s.cfg.Registerer,
 		promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{})))
+	if s.cfg.Profiling {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
 	return mux
 }
 

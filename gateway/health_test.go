@@ -129,3 +129,13 @@ func TestMetrics(t *testing.T) {
 	// As many as etcd 3.7.3 shows.
 	require.Equal(t, 45, strings.Count(metrics, "\ngrpc_server_started_total{"))
 }
+
+func TestProfilesAreServedIfAskedFor(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		s := New(Config{Profiling: on}, newFakeStore())
+		rec := httptest.NewRecorder()
+		s.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", nil))
+		require.Equal(t, on, rec.Code == http.StatusOK)
+		s.Close()
+	}
+}

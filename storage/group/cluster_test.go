@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/cryptotest"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -26,6 +27,7 @@ import (
 // was told, and compares the two.
 type cluster struct {
 	t     *testing.T
+	seed  uint64
 	rng   *rand.Rand
 	nodes []*node
 	net   []packet
@@ -79,8 +81,9 @@ type call struct {
 
 func newCluster(t *testing.T, seed uint64, size int) *cluster {
 	t.Helper()
+	cryptotest.SetGlobalRandom(t, seed) // raft's election timeouts
 	c := &cluster{
-		t: t, rng: rand.New(rand.NewPCG(seed, 0)), cut: map[uint64]bool{},
+		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), cut: map[uint64]bool{},
 		history: map[int64]string{}, events: map[int64][]*mvccpb.Event{}, shown: 1,
 	}
 	for id := range uint64(size) {
@@ -256,7 +259,10 @@ func (c *cluster) fault() {
 		}
 	case 3:
 		c.tally.Crashes++
-		lost := n.fs.CrashClone(engine.CrashCloneCfg{UnsyncedDataPercent: 25 * c.rng.IntN(5), RNG: c.rng})
+		// What a crash keeps has randomness of its own: how much of it is asked for
+		// depends on Pebble's background work.
+		rng := rand.New(rand.NewPCG(c.seed, uint64(c.tally.Crashes)))
+		lost := n.fs.CrashClone(engine.CrashCloneCfg{UnsyncedDataPercent: 25 * c.rng.IntN(5), RNG: rng})
 		n.close()
 		n.fs = lost
 		n.open()
@@ -548,13 +554,14 @@ func TestReplicas(t *testing.T) {
 			for range 20 {
 				for range 1000 {
 					c.step(true)
+					c.answers()
 					if c.rng.IntN(25) == 0 {
 						c.request()
 					}
 					if faults && c.rng.IntN(300) == 0 {
 						c.fault()
+						c.answers()
 					}
-					c.answers()
 				}
 			}
 			c.settle()

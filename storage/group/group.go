@@ -323,7 +323,7 @@ func (g *Group) handleReady() {
 		rd := g.rn.Ready()
 		if rd.SoftState != nil {
 			g.role = rd.RaftState
-			g.reads.leaderChanged(rd.Lead)
+			g.reads.leaderChanged(&g.inbox, rd.Lead)
 			if g.role != raft.StateLeader && g.leading {
 				g.setLeading(false)
 			}

@@ -2,6 +2,7 @@ package group
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 )
@@ -50,10 +51,18 @@ type readyRead struct {
 
 func (q *readQueue) add(rs []*read) { q.waiting = append(q.waiting, rs...) }
 
-// leaderChanged asks again: a confirmation by another leader may not come.
-func (q *readQueue) leaderChanged(lead uint64) {
+// leaderChanged asks again: a confirmation by another leader may not come. What
+// was evaluated here is not true of what another leader confirms.
+func (q *readQueue) leaderChanged(in *inbox, lead uint64) {
 	q.lead = lead
 	q.askAgain()
+	q.waiting = slices.DeleteFunc(q.waiting, func(r *read) bool {
+		if r.answer == nil {
+			return false
+		}
+		r.finish(in, ErrLeaderChanged)
+		return true
+	})
 }
 
 // tick asks again what was not answered for so many ticks: the question, or the

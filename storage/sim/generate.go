@@ -61,12 +61,14 @@ type Generator struct {
 }
 
 // NewGenerator returns a Generator with the defaults.
-func NewGenerator(seed uint64) *Generator {
+func NewGenerator(seed uint64) *Generator { return newGenerator(rand.NewPCG(seed, 0)) }
+
+func newGenerator(src rand.Source) *Generator {
 	return &Generator{
 		Weights:  DefaultWeights(),
 		Keys:     Keys(),
 		BigValue: 4 << 10,
-		rng:      rand.New(rand.NewPCG(seed, 0)),
+		rng:      rand.New(src),
 	}
 }
 

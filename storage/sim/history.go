@@ -108,6 +108,15 @@ func NewHistory(seed uint64, target Target) *History {
 	}
 }
 
+// NewHistoryFrom prepares a history that draws its requests from src, such as
+// the bytes of a fuzzer.
+func NewHistoryFrom(src rand.Source, target Target) *History {
+	h := NewHistory(0, target)
+	h.Generator = newGenerator(src)
+	h.rng = rand.New(src)
+	return h
+}
+
 // Run does n requests and what happens beside them, and returns the first
 // difference, with what led to it.
 func (h *History) Run(n int) error {

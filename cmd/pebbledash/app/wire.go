@@ -74,6 +74,7 @@ func open(env *Env) (server, error) {
 		ElectionTimeout:       c.ElectionTimeout,
 		WatchProgressInterval: c.WatchProgressNotifyInterval,
 		Hub:                   j.hub,
+		Profiling:             c.EnablePprof,
 		Registerer:            env.Registry,
 		Gatherer:              env.Registry,
 		Logger:                env.Logger,
