@@ -9,7 +9,7 @@
 //	 [5] storage/revline     the next revision; epochs, fences, closed revisions
 //	 [6] storage/group       put it in order: propose, log, commit (raft)
 //	 [7] storage/mvcc        apply the effects; revisions, kept in Pebble through storage/engine
-//	 [8] gateway/watchcache  recent events in memory, encoded once, fanned out
+//	 [8] gateway/watchcache  recent events in memory, fanned out
 //	 [9] gateway/watch.go    back to the client
 //
 // A write walks 1 to 7 and shows itself to watchers through 8 and 9. A read
