@@ -455,15 +455,16 @@ func (r *request) runCompact(c *Compact, res *Result) error {
 }
 
 func (r *request) grant(g *LeaseGrant, res *Result) error {
-	switch {
-	case g.ID == 0:
+	if g.ID == 0 {
 		return errors.New("evaluate: lease without an id")
-	case g.TTL > lease.MaxTTL:
-		return lease.ErrTTLTooLarge
-	case r.leaseExists(g.ID):
+	}
+	var err error
+	if res.TTL, err = lease.GrantTTL(g.TTL, r.e.cfg.MinTTL); err != nil {
+		return err
+	}
+	if r.leaseExists(g.ID) {
 		return lease.ErrExists
 	}
-	res.TTL = max(g.TTL, r.e.cfg.MinTTL)
 	r.special = func(e *mvcc.Effects) { e.LeaseGrant(g.ID, res.TTL) }
 	r.leaseID, r.leased = g.ID, true
 	res.Revision = r.now()

@@ -48,8 +48,6 @@ const forever = time.Duration(math.MaxInt64)
 type Config struct {
 	// Clock is where time comes from; nil is the system's.
 	Clock clock.Clock
-	// MinTTL is the least TTL that is granted, in seconds; see [MinTTL].
-	MinTTL int64
 	// CheckpointInterval is the time between two checkpoints of a lease. Leases
 	// with no more than this left need none.
 	CheckpointInterval time.Duration
@@ -67,6 +65,15 @@ type Config struct {
 // end before its owner finds a new leader.
 func MinTTL(tick time.Duration, electionTicks int) int64 {
 	return int64(math.Ceil((time.Duration(3*electionTicks/2) * tick).Seconds()))
+}
+
+// GrantTTL returns the TTL that is granted to whom asks for ttl, where least is
+// the least, or ErrTTLTooLarge. It is for the leader that evaluates a grant.
+func GrantTTL(ttl, least int64) (int64, error) {
+	if ttl > MaxTTL {
+		return 0, ErrTTLTooLarge
+	}
+	return max(ttl, least), nil
 }
 
 // Lessor is one member's view of all leases.
@@ -128,7 +135,6 @@ func New(cfg Config) *Lessor {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.Real{}
 	}
-	cfg.MinTTL = max(cfg.MinTTL, 1)
 	cfg.CheckpointInterval = cmp.Or(cfg.CheckpointInterval, defaultCheckpointInterval)
 	cfg.RetryInterval = cmp.Or(cfg.RetryInterval, defaultRetryInterval)
 	cfg.MaxExpiriesPerSecond = cmp.Or(cfg.MaxExpiriesPerSecond, defaultMaxExpiriesPerSecond)
@@ -146,16 +152,6 @@ func New(cfg Config) *Lessor {
 	}
 	le.metrics = newMetrics(cfg.Registerer, le)
 	return le
-}
-
-// GrantTTL returns the TTL that is granted to whom asks for ttl. It is pure, for
-// the leader that evaluates a grant; whether the ID is free it sees from
-// [Lessor.Exists] and from what it has in flight.
-func (le *Lessor) GrantTTL(ttl int64) (int64, error) {
-	if ttl > MaxTTL {
-		return 0, ErrTTLTooLarge
-	}
-	return max(ttl, le.cfg.MinTTL), nil
 }
 
 // Granted notes that the log has granted a lease. One of the same ID is

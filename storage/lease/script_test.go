@@ -14,12 +14,12 @@ import (
 )
 
 // TestScripts runs the stories in testdata. The clock is manual and starts at
-// 0; MinTTL is 2 s, a promotion lets 3 leases expire in a second, and a retry is
+// 0; the least TTL is 2 s, a promotion lets 3 leases expire in a second, and a retry is
 // due after 500 ms.
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		s := &script{clock: clock.NewManual(time.Unix(0, 0)), waits: map[int64]<-chan struct{}{}}
-		s.lessor = New(Config{Clock: s.clock, MinTTL: 2, MaxExpiriesPerSecond: 3})
+		s.lessor = New(Config{Clock: s.clock, MaxExpiriesPerSecond: 3})
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			out := s.run(t, d)
 			s.lessor.check(t)
@@ -58,7 +58,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 
 	// grant id=N ttl=SECONDS grants as the leader does, and applies it.
 	case "grant":
-		ttl, err := s.lessor.GrantTTL(ttl)
+		ttl, err := GrantTTL(ttl, 2)
 		if err != nil {
 			return err.Error()
 		}

@@ -153,7 +153,7 @@ func (m *Member) open() error {
 		return err
 	}
 	m.lessor = lease.New(lease.Config{
-		Clock: m.cfg.Clock, MinTTL: m.minTTL(), Registerer: m.cfg.Registerer,
+		Clock: m.cfg.Clock, Registerer: m.cfg.Registerer,
 	})
 	if err := m.store.Leases(m.lessor.Load); err != nil {
 		return err
