@@ -106,7 +106,7 @@ func Open(cfg Config) (*DB, error) {
 		EventListener:               listener(cfg),
 	}
 	for i := range opts.Levels {
-		opts.Levels[i].BlockSize = 16 << 10
+		opts.Levels[i].BlockSize = 8 << 10
 		opts.Levels[i].IndexBlockSize = 64 << 10
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 		opts.Levels[i].FilterType = pebble.TableFilter

@@ -23,7 +23,8 @@
 //     they are applied to. An entry names the term it was evaluated in, and one
 //     that was appended in another is dropped by every replica.
 //  2. A caller is answered after its entry is applied here; an answer that
-//     changed nothing, after every entry that it saw is.
+//     changed nothing, after every entry that it saw is, and after this replica
+//     was confirmed to lead still when the request was evaluated.
 //  3. Entries are applied only once they are stable in this replica's log; the
 //     log is truncated only below what the state would survive a crash with.
 //

@@ -323,7 +323,7 @@ func (g *Group) handleReady() {
 		rd := g.rn.Ready()
 		if rd.SoftState != nil {
 			g.role = rd.RaftState
-			g.reads.leaderChanged(&g.inbox, rd.Lead)
+			g.reads.leaderChanged(g, rd.Lead)
 			if g.role != raft.StateLeader && g.leading {
 				g.setLeading(false)
 			}
@@ -418,7 +418,7 @@ func (g *Group) failAll() {
 		p.fail(ErrStopped)
 	}
 	g.reads.add(box.reads)
-	g.reads.fail(&g.inbox, ErrStopped)
+	g.reads.fail(g, ErrStopped)
 	g.applier.flight.fail(1<<64-1, ErrStopped)
 }
 

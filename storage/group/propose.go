@@ -126,19 +126,28 @@ func (g *Group) evaluateEntry() bool {
 	return true
 }
 
-// answerUnchanged answers requests that changed nothing, once everything that
-// they saw is applied and leadership is confirmed.
+// answerUnchanged answers requests that changed nothing, once leadership is
+// confirmed and everything that they saw is applied. That an entry in flight was
+// committed later on would not confirm it: another leader may have done that,
+// after it has acknowledged what these requests have not seen.
 func (g *Group) answerUnchanged(ps []*proposal) {
+	switch {
+	case len(ps) == 0:
+	case g.sole.Load():
+		g.answerApplied(ps)
+	default:
+		g.reads.add([]*read{{answer: ps}})
+	}
+}
+
+// answerApplied answers requests once everything that is in flight is applied.
+func (g *Group) answerApplied(ps []*proposal) {
 	if len(ps) == 0 || g.applier.flight.wait(ps) {
 		return
 	}
-	if g.sole.Load() {
-		for _, p := range ps {
-			close(p.done)
-		}
-		return
+	for _, p := range ps {
+		close(p.done)
 	}
-	g.reads.add([]*read{{answer: ps}})
 }
 
 // refused takes back an entry that raft did not take: this replica is about to

@@ -16,17 +16,17 @@ type read struct {
 	answer []*proposal
 }
 
-func (r *read) finish(in *inbox, err error) {
+func (r *read) finish(g *Group, err error) {
 	if r.done != nil {
-		in.reading.Add(-1)
+		g.inbox.reading.Add(-1)
 		r.done <- err
 	}
+	if err == nil {
+		g.answerApplied(r.answer)
+		return
+	}
 	for _, p := range r.answer {
-		if err != nil {
-			p.fail(err)
-		} else {
-			close(p.done)
-		}
+		p.fail(err)
 	}
 }
 
@@ -53,14 +53,14 @@ func (q *readQueue) add(rs []*read) { q.waiting = append(q.waiting, rs...) }
 
 // leaderChanged asks again: a confirmation by another leader may not come. What
 // was evaluated here is not true of what another leader confirms.
-func (q *readQueue) leaderChanged(in *inbox, lead uint64) {
+func (q *readQueue) leaderChanged(g *Group, lead uint64) {
 	q.lead = lead
 	q.askAgain()
 	q.waiting = slices.DeleteFunc(q.waiting, func(r *read) bool {
 		if r.answer == nil {
 			return false
 		}
-		r.finish(in, ErrLeaderChanged)
+		r.finish(g, ErrLeaderChanged)
 		return true
 	})
 }
@@ -88,7 +88,7 @@ func (q *readQueue) serve(g *Group) {
 	applied := g.applier.index.Load()
 	for len(q.ready) > 0 && q.ready[0].index <= applied {
 		for _, r := range q.ready[0].reads {
-			r.finish(&g.inbox, nil)
+			r.finish(g, nil)
 		}
 		q.ready = q.ready[1:]
 	}
@@ -102,16 +102,16 @@ func (q *readQueue) confirmed(ctx []byte, index uint64) {
 	q.asked = nil
 }
 
-func (q *readQueue) fail(in *inbox, err error) {
+func (q *readQueue) fail(g *Group, err error) {
 	for _, r := range q.waiting {
-		r.finish(in, err)
+		r.finish(g, err)
 	}
 	for _, r := range q.asked {
-		r.finish(in, err)
+		r.finish(g, err)
 	}
 	for _, rr := range q.ready {
 		for _, r := range rr.reads {
-			r.finish(in, err)
+			r.finish(g, err)
 		}
 	}
 	*q = readQueue{}

@@ -65,10 +65,12 @@ type Config struct {
 const (
 	defaultTick          = 100 * time.Millisecond
 	defaultElectionTicks = 10
-	defaultCacheBytes    = 128 << 20
-	defaultMemTableBytes = 64 << 20
+	defaultCacheBytes    = 256 << 20
+	defaultMemTableBytes = 32 << 20
 	// logCacheBytes is small: a log is read only at start and by lagging peers.
-	logCacheBytes    = 8 << 20
+	logCacheBytes = 8 << 20
+	// logMemTableBytes is twice the state's: the state is flushed, and the log
+	// truncated, before the log is flushed, which then has little to write.
 	logMemTableBytes = 64 << 20
 )
 
