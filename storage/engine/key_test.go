@@ -102,7 +102,7 @@ func TestSplitVersion(t *testing.T) {
 			continue
 		}
 		require.NoError(t, err)
-		require.Equal(t, v, version{string(prefix), main, sub})
+		require.Equal(t, version{string(prefix), main, sub}, v)
 		require.LessOrEqual(t, len(v.key()), len(v.prefix)+engine.MaxSuffix)
 	}
 	// The greatest number of bytes is that of a key.

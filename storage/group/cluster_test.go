@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -197,19 +198,19 @@ func (n *node) hasMail() bool {
 	return len(b.applied)+len(b.calls)+len(b.proposals)+len(b.reads)+len(b.steps) > 0
 }
 
-// deliver takes any message from the network, and may lose or repeat it.
+// deliver takes a message from the network: the oldest or, with faults, any of
+// them, which may be lost, or stay to be delivered again.
 func (c *cluster) deliver(faults bool) {
-	i := c.rng.IntN(min(len(c.net), 20))
-	p := c.net[i]
-	from, to := p.message.GetFrom(), p.to
-	if !faults {
-		i = 0
-		p = c.net[0]
+	i, stays, lost := 0, false, false
+	if faults {
+		i = c.rng.IntN(min(len(c.net), 20))
+		stays, lost = c.rng.IntN(20) == 0, c.rng.IntN(20) == 0
 	}
-	if !faults || c.rng.IntN(20) > 0 {
+	p := c.net[i]
+	if !stays {
 		c.net = slices.Delete(c.net, i, i+1)
 	}
-	if faults && (c.cut[from*10+to] || c.rng.IntN(20) == 0) {
+	if lost || c.cut[p.message.GetFrom()*10+p.to] {
 		c.tally.Dropped++
 		return
 	}
@@ -369,12 +370,12 @@ func (c *cluster) answers() {
 }
 
 func (c *cluster) answered(k *call) {
-	switch {
-	case k.p.err == nil:
+	switch err := k.p.err; {
+	case err == nil:
 		c.tally.Answered++
 		require.GreaterOrEqual(c.t, k.p.res.Revision, k.shown, "request %d: %+v", k.n, k.p.op)
 		c.shown = max(c.shown, k.p.res.Revision)
-	case k.p.err == ErrStopped || k.p.err == ErrLeaderChanged:
+	case errors.Is(err, ErrStopped), errors.Is(err, ErrLeaderChanged):
 		c.tally.Unknown++
 	default:
 		c.tally.Failed++
@@ -565,7 +566,7 @@ func TestReplicas(t *testing.T) {
 				}
 			}
 			c.settle()
-			c.leader().group.inbox.propose(&proposal{ctx: t.Context(), op: put("last", 1), size: 10, done: make(chan struct{})})
+			require.NoError(t, c.leader().group.inbox.propose(&proposal{ctx: t.Context(), op: put("last", 1), size: 10, done: make(chan struct{})}))
 			c.settle()
 			c.judge()
 			total.add(c.tally)

@@ -319,33 +319,42 @@ func (g *Group) send(ms []*raftpb.Message) {
 
 // handleReady does what raft asks for, until it asks for nothing.
 func (g *Group) handleReady() {
-	for g.rn.HasReady() {
-		rd := g.rn.Ready()
-		if rd.SoftState != nil {
-			g.role = rd.RaftState
-			g.reads.leaderChanged(g, rd.Lead)
-			if g.role != raft.StateLeader && g.leading {
-				g.setLeading(false)
-			}
+	for {
+		for g.rn.HasReady() {
+			g.handleOne(g.rn.Ready())
 		}
-		var out []*raftpb.Message
-		for _, m := range rd.Messages {
-			switch m.GetTo() {
-			case raft.LocalAppendThread:
-				g.submit(m)
-			case raft.LocalApplyThread:
-				g.applier.submit(m)
-			default:
-				out = append(out, m)
-			}
-		}
-		g.send(out)
-		for _, rs := range rd.ReadStates {
-			g.reads.confirmed(rs.RequestCtx, rs.Index)
+		// A read that needs a confirmation has raft ask for more.
+		g.reads.serve(g)
+		if !g.rn.HasReady() {
+			break
 		}
 	}
-	g.reads.serve(g)
 	g.publish()
+}
+
+func (g *Group) handleOne(rd raft.Ready) {
+	if rd.SoftState != nil {
+		g.role = rd.RaftState
+		g.reads.leaderChanged(g, rd.Lead)
+		if g.role != raft.StateLeader && g.leading {
+			g.setLeading(false)
+		}
+	}
+	var out []*raftpb.Message
+	for _, m := range rd.Messages {
+		switch m.GetTo() {
+		case raft.LocalAppendThread:
+			g.submit(m)
+		case raft.LocalApplyThread:
+			g.applier.submit(m)
+		default:
+			out = append(out, m)
+		}
+	}
+	g.send(out)
+	for _, rs := range rd.ReadStates {
+		g.reads.confirmed(rs.RequestCtx, rs.Index)
+	}
 }
 
 // submit hands an append to the log writer. A message that only moves the

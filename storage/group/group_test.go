@@ -389,7 +389,7 @@ func TestUnreadableEntry(t *testing.T) {
 			require.EqualValues(t, 2, r.Status().Term)
 			r.inLoop(t, func() { require.NoError(t, r.rn.Propose(data)) })
 			err := <-r.fatal
-			require.ErrorContains(t, err, fmt.Sprintf("group: apply: "))
+			require.ErrorContains(t, err, "group: apply: ")
 			require.ErrorContains(t, err, fmt.Sprintf("entry %d", index+1))
 			require.Equal(t, index, r.AppliedIndex())
 			require.Equal(t, index, r.store.Applied().Index)

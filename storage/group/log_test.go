@@ -351,7 +351,7 @@ func TestLogAtRandom(t *testing.T) {
 				h.step()
 				h.compare()
 			}
-			require.NoError(t, h.logs.db.Close())
+			require.NoError(t, h.db.Close())
 		})
 	}
 }

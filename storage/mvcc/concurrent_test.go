@@ -166,7 +166,7 @@ func (r *readers) readTwice(rng *rand.Rand) error {
 		}
 		value, ok := kvs[key]
 		if err != nil || (kv != nil) != ok || string(kv.GetValue()) != value {
-			return fmt.Errorf("key %q at %d: %s, want %q (%v)", key, rev, sim.FormatKV(kv), value, err)
+			return fmt.Errorf("key %q at %d: %s, want %q (%w)", key, rev, sim.FormatKV(kv), value, err)
 		}
 	}
 	return nil
