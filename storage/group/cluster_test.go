@@ -2,6 +2,7 @@ package group
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -369,12 +370,12 @@ func (c *cluster) answers() {
 }
 
 func (c *cluster) answered(k *call) {
-	switch {
-	case k.p.err == nil:
+	switch err := k.p.err; {
+	case err == nil:
 		c.tally.Answered++
 		require.GreaterOrEqual(c.t, k.p.res.Revision, k.shown, "request %d: %+v", k.n, k.p.op)
 		c.shown = max(c.shown, k.p.res.Revision)
-	case k.p.err == ErrStopped || k.p.err == ErrLeaderChanged:
+	case errors.Is(err, ErrStopped), errors.Is(err, ErrLeaderChanged):
 		c.tally.Unknown++
 	default:
 		c.tally.Failed++
@@ -565,7 +566,7 @@ func TestReplicas(t *testing.T) {
 				}
 			}
 			c.settle()
-			c.leader().group.inbox.propose(&proposal{ctx: t.Context(), op: put("last", 1), size: 10, done: make(chan struct{})})
+			require.NoError(t, c.leader().group.inbox.propose(&proposal{ctx: t.Context(), op: put("last", 1), size: 10, done: make(chan struct{})}))
 			c.settle()
 			c.judge()
 			total.add(c.tally)

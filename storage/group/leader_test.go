@@ -313,7 +313,7 @@ func TestStep(t *testing.T) {
 	}
 	require.False(t, a.hasMail())
 	c.settle()
-	require.Equal(t, "", contents(t, a.store))
+	require.Empty(t, contents(t, a.store))
 	p := a.propose(put("k", 1))
 	c.settle()
 	require.NoError(t, p.err)
@@ -339,7 +339,7 @@ func TestOtherTerm(t *testing.T) {
 	a.group.handleReady()
 	c.settle()
 	for _, n := range c.nodes {
-		require.Equal(t, "", contents(t, n.store))
+		require.Empty(t, contents(t, n.store))
 	}
 	p := a.propose(put("k", 1))
 	c.settle()
@@ -370,7 +370,7 @@ func TestFailedApply(t *testing.T) {
 	require.Len(t, n.group.applier.queue[0].GetEntries(), 2)
 	require.ErrorContains(t, n.group.applier.apply(n.group.applier.queue[0]), "format 99 is not known")
 	require.False(t, p.answered())
-	require.Equal(t, "", contents(t, n.store))
+	require.Empty(t, contents(t, n.store))
 	n.close()
 	require.True(t, p.answered())
 	require.ErrorIs(t, p.err, ErrStopped)
