@@ -2,9 +2,6 @@ package gateway
 
 import (
 	"context"
-	"net"
-	"net/url"
-	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -26,58 +23,69 @@ func (s *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest)
 			return nil, toGRPC(err)
 		}
 	}
-	members := s.store.Members()
-	answer := make([]*pb.Member, len(members))
-	for i, m := range members {
-		answer[i] = &pb.Member{
-			ID:         m.ID,
-			Name:       m.Name,
-			PeerURLs:   m.PeerURLs,
-			ClientURLs: m.ClientURLs,
-			IsLearner:  m.IsLearner,
-		}
-	}
-	return &pb.MemberListResponse{Header: s.headers.fillMember(new(pb.ResponseHeader)), Members: answer}, nil
+	return &pb.MemberListResponse{Header: s.memberHeader(), Members: membersOf(s.store.Members())}, nil
 }
 
-// MemberAdd adds a member. Not yet.
-func (s *clusterServer) MemberAdd(_ context.Context, r *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
-	if !peerURLs(r.PeerURLs) {
+// MemberAdd adds a member, which can be started then.
+func (s *clusterServer) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
+	urls, err := member.ParseURLs(r.PeerURLs)
+	if err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
-	return nil, unimplemented("members can not be added yet")
+	added, members, err := s.store.MemberAdd(ctx, urls, r.IsLearner)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
+	return &pb.MemberAddResponse{Header: s.memberHeader(), Member: memberOf(added), Members: membersOf(members)}, nil
 }
 
-// MemberRemove removes a member. Not yet; the last one never.
-func (s *clusterServer) MemberRemove(_ context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	members := s.store.Members()
-	if find(members, r.ID) == nil {
-		return nil, rpctypes.ErrGRPCMemberNotFound
+// MemberRemove removes a member, which then stops by itself.
+func (s *clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	members, err := s.store.MemberRemove(ctx, r.ID)
+	if err != nil {
+		return nil, toGRPC(err)
 	}
-	if len(members) == 1 {
-		return nil, rpctypes.ErrGRPCMemberNotEnoughStarted
-	}
-	return nil, unimplemented("members can not be removed yet")
+	return &pb.MemberRemoveResponse{Header: s.memberHeader(), Members: membersOf(members)}, nil
 }
 
-// MemberUpdate changes a member's peer URLs. Not yet.
-func (s *clusterServer) MemberUpdate(_ context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	if find(s.store.Members(), r.ID) == nil {
-		return nil, rpctypes.ErrGRPCMemberNotFound
+// MemberUpdate changes a member's peer URLs.
+func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
+	urls, err := member.ParseURLs(r.PeerURLs)
+	if err != nil {
+		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
-	return nil, unimplemented("members can not be updated yet")
+	members, err := s.store.MemberUpdate(ctx, r.ID, urls)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
+	return &pb.MemberUpdateResponse{Header: s.memberHeader(), Members: membersOf(members)}, nil
 }
 
-// MemberPromote makes a learner a voter. Not yet.
-func (s *clusterServer) MemberPromote(_ context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	m := find(s.store.Members(), r.ID)
-	switch {
-	case m == nil:
-		return nil, rpctypes.ErrGRPCMemberNotFound
-	case !m.IsLearner:
-		return nil, rpctypes.ErrGRPCMemberNotLearner
+// MemberPromote makes a learner, which must have caught up, a voter.
+func (s *clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	members, err := s.store.MemberPromote(ctx, r.ID)
+	if err != nil {
+		return nil, toGRPC(err)
 	}
-	return nil, unimplemented("learners can not be promoted yet")
+	return &pb.MemberPromoteResponse{Header: s.memberHeader(), Members: membersOf(members)}, nil
+}
+
+func (s *clusterServer) memberHeader() *pb.ResponseHeader {
+	return s.headers.fillMember(new(pb.ResponseHeader))
+}
+
+func memberOf(m member.Info) *pb.Member {
+	return &pb.Member{
+		ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.IsLearner,
+	}
+}
+
+func membersOf(members []member.Info) []*pb.Member {
+	answer := make([]*pb.Member, len(members))
+	for i, m := range members {
+		answer[i] = memberOf(m)
+	}
+	return answer
 }
 
 func find(members []member.Info, id uint64) *member.Info {
@@ -87,24 +95,4 @@ func find(members []member.Info, id uint64) *member.Info {
 		}
 	}
 	return nil
-}
-
-// peerURLs says whether urls could be a member's.
-func peerURLs(urls []string) bool {
-	for _, raw := range urls {
-		u, err := url.Parse(strings.TrimSpace(raw))
-		if err != nil {
-			return false
-		}
-		switch u.Scheme {
-		case "http", "https":
-			if _, _, err := net.SplitHostPort(u.Host); err != nil || u.Path != "" {
-				return false
-			}
-		case "unix", "unixs":
-		default:
-			return false
-		}
-	}
-	return len(urls) > 0
 }

@@ -11,7 +11,9 @@ import (
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/lease"
+	"github.com/pebbledash/pebbledash/storage/member"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
+	"github.com/pebbledash/pebbledash/storage/revline"
 )
 
 // errInternal answers a request that made our own code panic. It names no
@@ -37,6 +39,17 @@ var rows = [...]row{
 	{group.ErrTimeout, rpctypes.ErrGRPCTimeout},
 	{group.ErrTooManyRequests, rpctypes.ErrGRPCRequestTooManyRequests},
 	{group.ErrStopped, rpctypes.ErrGRPCStopped},
+	{group.ErrNotSequencer, rpctypes.ErrGRPCLeaderChanged}, // tried again by the member, as a rule
+	{revline.ErrEnded, rpctypes.ErrGRPCLeaderChanged},
+	{member.ErrRemoved, rpctypes.ErrGRPCStopped},
+	{member.ErrMemberNotFound, rpctypes.ErrGRPCMemberNotFound},
+	{member.ErrMemberExists, rpctypes.ErrGRPCMemberExist},
+	{member.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},
+	{member.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
+	{member.ErrLearnerNotReady, rpctypes.ErrGRPCLearnerNotReady},
+	{member.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+	{member.ErrNotEnoughStarted, rpctypes.ErrGRPCMemberNotEnoughStarted},
+	{member.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
 	// gRPC tells the client "context canceled" and "context deadline exceeded",
 	// as etcd leaves it to do.
 	{context.Canceled, context.Canceled},

@@ -74,6 +74,7 @@ func (f *fakeStore) RangeStream(
 
 func (f *fakeStore) ReadIndex(context.Context) (int64, error) { return fakeRevision, nil }
 func (f *fakeStore) Revision() int64                          { return fakeRevision }
+func (f *fakeStore) Closed() int64                            { return fakeRevision }
 func (f *fakeStore) Compacted() int64                         { return 0 }
 
 func (f *fakeStore) Changes(context.Context, []byte, []byte, int64, int64, func(*mvccpb.Event) error) error {
@@ -109,8 +110,28 @@ func (f *fakeStore) Status() member.Status {
 	}
 }
 
-func (f *fakeStore) Leader() uint64 { return f.leader.Load() }
-func (f *fakeStore) Term() uint64   { return fakeTerm }
+func (f *fakeStore) Leader() uint64  { return f.leader.Load() }
+func (f *fakeStore) Term() uint64    { return fakeTerm }
+func (f *fakeStore) IsLearner() bool { return false }
+
+func (f *fakeStore) MemberAdd(_ context.Context, urls []string, learner bool) (member.Info, []member.Info, error) {
+	added := member.Info{ID: 77, PeerURLs: urls, IsLearner: learner}
+	return added, append(f.Members(), added), nil
+}
+
+func (f *fakeStore) MemberRemove(context.Context, uint64) ([]member.Info, error) {
+	return nil, member.ErrNotEnoughStarted
+}
+
+func (f *fakeStore) MemberUpdate(context.Context, uint64, []string) ([]member.Info, error) {
+	return f.Members(), nil
+}
+
+func (f *fakeStore) MemberPromote(context.Context, uint64) ([]member.Info, error) {
+	return nil, member.ErrNotLearner
+}
+
+func (f *fakeStore) MoveLeader(context.Context, uint64) error { return nil }
 
 func (f *fakeStore) HashKV(_ context.Context, rev int64) (member.HashResult, error) {
 	return member.HashResult{Hash: 5, Revision: fakeRevision, HashRevision: rev, CompactRevision: -1}, nil

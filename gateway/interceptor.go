@@ -75,7 +75,22 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			s.slow(info.FullMethod, req, took, err)
 		}
 	}()
+	if s.headers.raft.IsLearner() && !servedByLearner(req) {
+		return nil, rpctypes.ErrGRPCNotSupportedForLearner
+	}
 	return handler(ctx, req)
+}
+
+// servedByLearner says whether a member that is a learner answers a request, as
+// etcd has it.
+func servedByLearner(req any) bool {
+	switch r := req.(type) {
+	case *pb.StatusRequest:
+		return true
+	case *pb.RangeRequest:
+		return r.Serializable
+	}
+	return false
 }
 
 func (m *methodMetrics) observe(req any, took time.Duration, err error) {

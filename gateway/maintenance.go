@@ -95,9 +95,8 @@ func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, grpc.ServerStreamingSe
 	return unimplemented("snapshots can not be taken yet")
 }
 
-// MoveLeader hands leadership to another member. Not yet; to the leader it is
-// done already.
-func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+// MoveLeader hands leadership to another member; to the leader it is done already.
+func (s *maintenanceServer) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
 	leader := s.headers.raft.Leader()
 	if leader != s.headers.memberID {
 		return nil, rpctypes.ErrGRPCNotLeader
@@ -109,7 +108,10 @@ func (s *maintenanceServer) MoveLeader(_ context.Context, r *pb.MoveLeaderReques
 	case target.ID == leader:
 		return &pb.MoveLeaderResponse{}, nil
 	}
-	return nil, unimplemented("leadership can not be moved yet")
+	if err := s.store.MoveLeader(ctx, target.ID); err != nil {
+		return nil, toGRPC(err)
+	}
+	return &pb.MoveLeaderResponse{}, nil
 }
 
 // Downgrade refuses: another version can not read this store in place. To

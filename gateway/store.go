@@ -28,12 +28,14 @@ type Store interface {
 	// has been applied here.
 	ReadIndex(ctx context.Context) (revision int64, err error)
 
-	// Revision is the greatest revision that may be shown; Compacted is the
-	// compacted one, 0 if there never was a compaction.
+	// Revision is the greatest revision that may be shown; Closed is the greatest
+	// up to which every change can be read here; Compacted is the compacted one, 0
+	// if there never was a compaction.
 	Revision() int64
+	Closed() int64
 	Compacted() int64
 	// Changes calls fn with every change of [key, end) from revision from to
-	// revision to, both included, in order.
+	// revision to, both included, in order. to must be closed.
 	Changes(ctx context.Context, key, end []byte, from, to int64, fn func(*mvccpb.Event) error) error
 	// Previous returns a key as it was just before revision rev, or nil.
 	Previous(key []byte, rev int64) (*mvccpb.KeyValue, error)
@@ -46,22 +48,31 @@ type Store interface {
 	HashKV(ctx context.Context, rev int64) (member.HashResult, error)
 	Hash(ctx context.Context) (hash uint32, revision int64, err error)
 	Members() []member.Info
+	// The changes of the members return those that there are after it.
+	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (added member.Info, members []member.Info, err error)
+	MemberRemove(ctx context.Context, id uint64) ([]member.Info, error)
+	MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]member.Info, error)
+	MemberPromote(ctx context.Context, id uint64) ([]member.Info, error)
+	// MoveLeader hands this member's lead to another voter.
+	MoveLeader(ctx context.Context, to uint64) error
 	// CompactWait returns when what a compaction at rev freed has been deleted.
 	CompactWait(ctx context.Context, rev int64) error
 }
 
 // raftStatus is what every answer shows of raft. A Store should have it, made
-// of two atomic loads: without it each answer asks for the whole Status.
+// of atomic loads: without it each answer asks for the whole Status.
 type raftStatus interface {
 	Leader() uint64
 	Term() uint64
+	IsLearner() bool
 }
 
 // statusOnly gives a Store without a raftStatus one.
 type statusOnly struct{ Store }
 
-func (s statusOnly) Leader() uint64 { return s.Status().Leader }
-func (s statusOnly) Term() uint64   { return s.Status().Term }
+func (s statusOnly) Leader() uint64  { return s.Status().Leader }
+func (s statusOnly) Term() uint64    { return s.Status().Term }
+func (s statusOnly) IsLearner() bool { return s.Status().IsLearner }
 
 func raftStatusOf(store Store) raftStatus {
 	if r, ok := store.(raftStatus); ok {

@@ -149,7 +149,7 @@ func (s *Stream) readStore(ctx context.Context, w *Watcher) error {
 	case <-h.stop:
 		return ErrClosed
 	}
-	to := max(h.source.Revision(), h.window.published.Load())
+	to := max(h.source.Closed(), h.window.published.Load())
 	to = min(to, w.next+h.cfg.ChunkRevisions-1)
 	if start := h.window.start.Load(); start >= w.next {
 		to = min(to, start) // the rest is in memory

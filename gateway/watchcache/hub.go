@@ -13,9 +13,11 @@ import (
 // Source is what the hub asks of the store. All methods may be called
 // concurrently.
 type Source interface {
-	// Revision is the greatest revision that may be shown; Compacted is the
-	// compacted one, 0 if there never was a compaction.
+	// Revision is the greatest revision that may be shown; Closed is the greatest
+	// up to which every change can be read; Compacted is the compacted one, 0 if
+	// there never was a compaction.
 	Revision() int64
+	Closed() int64
 	Compacted() int64
 	// Changes calls fn with every change of [key, end) from revision from to
 	// revision to, both included, in order and without PrevKv, until fn returns
@@ -186,7 +188,7 @@ func NewHub(cfg Config) *Hub {
 // nobody may change them or their bytes.
 //
 // REQUIRES: what the events changed can be read from the Source, and each time
-// that Source.Revision grows, Publish follows.
+// that Source.Closed grows, Publish follows.
 func (h *Hub) Publish(events []*mvccpb.Event, revision int64) {
 	h.publishMu.Lock()
 	h.window.publish(events, revision)

@@ -16,9 +16,6 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
-	"github.com/cockroachdb/pebble/v2/cockroachkvs"
-	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -90,9 +87,6 @@ func Open(cfg Config) (*DB, error) {
 	opts := &pebble.Options{
 		FS:                          fs,
 		FormatMajorVersion:          formatVersion,
-		Comparer:                    &cockroachkvs.Comparer,
-		KeySchema:                   cockroachkvs.KeySchema.Name,
-		KeySchemas:                  sstable.MakeKeySchemas(&cockroachkvs.KeySchema),
 		DisableWAL:                  !cfg.Log,
 		CacheSize:                   cfg.CacheBytes,
 		MemTableSize:                cfg.MemTableBytes,
@@ -105,12 +99,11 @@ func Open(cfg Config) (*DB, error) {
 		Logger:                      logger{cfg.Logger, cfg.Fatal},
 		EventListener:               listener(cfg),
 	}
-	for i := range opts.Levels {
-		opts.Levels[i].BlockSize = 8 << 10
-		opts.Levels[i].IndexBlockSize = 64 << 10
-		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-		opts.Levels[i].FilterType = pebble.TableFilter
-	}
+	setTableOptions(opts)
+	// Pebble can put tables into the queue of memtables and say that they are
+	// ingested: with a write-ahead log they are durable then, without one they
+	// are not.
+	opts.Experimental.DisableIngestAsFlushable = func() bool { return !cfg.Log }
 	db, err := pebble.Open(cfg.Dir, opts)
 	if err != nil {
 		return nil, fmt.Errorf("engine: open %s: %w", cfg.Dir, err)

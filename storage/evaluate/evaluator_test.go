@@ -24,7 +24,9 @@ type bench struct {
 
 type noLeases struct{}
 
-func (noLeases) Exists(int64) bool { return false }
+func (noLeases) Exists(int64) bool               { return false }
+func (noLeases) Joined(int64, mvcc.GroupID) bool { return false }
+func (noLeases) Groups(int64) []mvcc.GroupID     { return nil }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
@@ -39,8 +41,9 @@ func newBench(t *testing.T) *bench {
 	require.NoError(t, err)
 	revision := b.store.Revision()
 	b.eval = evaluate.New(evaluate.Config{
-		Store: b.store, Leases: noLeases{}, MinTTL: 2,
+		Store: b.store, Group: mvcc.CoreGroup, Leases: noLeases{}, MinTTL: 2,
 		Next:     func() int64 { revision++; return revision },
+		GiveBack: func(r int64) { require.Equal(t, revision, r); revision-- },
 		Panicked: func(evaluate.Op, any, []byte) { b.panicked++ },
 	})
 	return b

@@ -13,8 +13,8 @@ const headOverhead = 96
 // or looked at, without their values: most writes ask for nothing else of the
 // store, and looking there costs more than the rest of their evaluation.
 //
-// Only the leader writes, and every write passes through its evaluator, so what
-// is remembered stays true until Reset. It has two generations: when the younger
+// Every write of a group passes through its evaluator, or is told to it by
+// Advance, so what is remembered stays true until Reset. It has two generations: when the younger
 // is full it becomes the elder, and the elder before it is forgotten.
 type heads struct {
 	young, old map[string]headOrNone
@@ -50,4 +50,13 @@ func (c *heads) put(key string, h headOrNone) {
 		}
 	}
 	c.young[key] = h
+}
+
+// forget forgets what was remembered of a key.
+func (c *heads) forget(key []byte) {
+	if _, ok := c.young[string(key)]; ok {
+		delete(c.young, string(key))
+		c.bytes -= len(key) + headOverhead
+	}
+	delete(c.old, string(key))
 }

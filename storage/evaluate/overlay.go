@@ -43,18 +43,13 @@ func (o *overlay) reset() {
 	clear(o.leases)
 }
 
-// working is the state in the middle of a request: the store, what is in
+// working is the state in the middle of a request: what is applied, what is in
 // flight over it, and the request's own changes over that.
 type working struct {
-	store    *mvcc.Store
+	state    State
 	heads    heads
 	inFlight map[string]*version
 	own      map[string]*version
-	// next is the revision that the request will have if it changes something:
-	// what its own reads filter and sort its own changes by. With one group it
-	// is certain; pending are the KeyValues that show it.
-	next    int64
-	pending []*mvccpb.KeyValue
 }
 
 // unapplied returns the key's newest version over the store, nil for none.
@@ -73,7 +68,7 @@ func (w *working) head(key []byte) (mvcc.Head, bool, error) {
 	if h, ok := w.heads.get(key); ok {
 		return h.head, h.ok, nil
 	}
-	h, ok, err := w.store.Head(key)
+	h, ok, err := w.state.Head(key)
 	if err == nil {
 		w.heads.put(string(key), headOrNone{h, ok})
 	}
@@ -82,35 +77,27 @@ func (w *working) head(key []byte) (mvcc.Head, bool, error) {
 
 func (w *working) get(key []byte) (*mvccpb.KeyValue, error) {
 	if v := w.unapplied(key); v != nil {
-		return w.show(bytes.Clone(key), v), nil
+		return v.show(bytes.Clone(key)), nil
 	}
-	return w.store.Latest(key)
+	return w.state.Latest(key)
 }
 
-// show returns what a reader sees of an unapplied version; key is kept.
-func (w *working) show(key []byte, v *version) *mvccpb.KeyValue {
+// show returns what a reader sees of the version; key is kept.
+func (v *version) show(key []byte) *mvccpb.KeyValue {
 	if v.deleted {
 		return nil
 	}
-	kv := &mvccpb.KeyValue{
+	return &mvccpb.KeyValue{
 		Key: key, Value: v.value,
 		CreateRevision: v.head.Create, ModRevision: v.head.Mod, Version: v.head.Version, Lease: v.head.Lease,
 	}
-	if kv.ModRevision == 0 {
-		kv.ModRevision = w.next
-		if kv.CreateRevision == 0 {
-			kv.CreateRevision = w.next
-		}
-		w.pending = append(w.pending, kv)
-	}
-	return kv
 }
 
 func (w *working) scan(ctx context.Context, span mvcc.Span) (cursor, error) {
 	// The keys over the store are collected before the store is looked at: a
 	// key can leave inFlight only on this goroutine, after it was applied.
 	over := w.keysIn(span)
-	base, err := w.store.ScanLatest(ctx, span)
+	base, err := w.state.ScanLatest(ctx, span)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +189,7 @@ func (m *merged) KV(keysOnly bool) (*mvccpb.KeyValue, error) {
 	if m.current == nil {
 		return m.base.KV(keysOnly)
 	}
-	kv := m.w.show(m.currentKey, m.current)
+	kv := m.current.show(m.currentKey)
 	if keysOnly {
 		kv.Value = nil
 	}

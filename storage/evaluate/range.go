@@ -31,37 +31,38 @@ type source interface {
 	noteCount(span mvcc.Span, n int64)
 }
 
-// snapshot reads the store at one revision.
+// snapshot reads a state at one revision.
 type snapshot struct {
-	store *mvcc.Store
+	state Reader
 	rev   int64
 }
 
-func (s snapshot) get(key []byte) (*mvccpb.KeyValue, error) { return s.store.Get(key, s.rev) }
+func (s snapshot) get(key []byte) (*mvccpb.KeyValue, error) { return s.state.Get(key, s.rev) }
 
 func (s snapshot) scan(ctx context.Context, span mvcc.Span) (cursor, error) {
-	return s.store.Scan(ctx, span, s.rev)
+	return s.state.Scan(ctx, span, s.rev)
 }
 
-func (s snapshot) knownCount(span mvcc.Span) (int64, bool) { return s.store.KnownCount(span, s.rev) }
-func (s snapshot) noteCount(span mvcc.Span, n int64)       { s.store.NoteCount(span, s.rev, n) }
+func (s snapshot) knownCount(span mvcc.Span) (int64, bool) { return s.state.KnownCount(span, s.rev) }
+func (s snapshot) noteCount(span mvcc.Span, n int64)       { s.state.NoteCount(span, s.rev, n) }
 
 // at returns the snapshot that a Range at revision rev reads; head is what the
 // revision "now" stands for. The order of the checks is etcd's.
-func at(store *mvcc.Store, rev, head int64) (snapshot, error) {
+func at(state Reader, rev, head int64) (snapshot, error) {
 	switch {
 	case rev > head:
 		return snapshot{}, mvcc.ErrFutureRevision
 	case rev <= 0:
 		rev = head
 	}
-	return snapshot{store, rev}, nil
+	return snapshot{state, rev}, nil
 }
 
-// Read answers a Range from the store at revision head or at the one that r
-// names; head must be a revision that readers may see. The result shows head.
-func Read(ctx context.Context, store *mvcc.Store, head int64, r *Range) (Result, error) {
-	src, err := at(store, r.Revision, head)
+// Read answers a Range from the state at revision head or at the one that r
+// names; head must be a revision that readers may see, and nothing up to it may
+// be missing in the groups that r touches. The result shows head.
+func Read(ctx context.Context, state Reader, head int64, r *Range) (Result, error) {
+	src, err := at(state, r.Revision, head)
 	if err != nil {
 		return Result{Revision: head}, err
 	}
@@ -75,11 +76,11 @@ func Read(ctx context.Context, store *mvcc.Store, head int64, r *Range) (Result,
 // count and no keys. A range with a sort or revision filters can't be streamed
 // and must be refused before.
 func Stream(
-	ctx context.Context, store *mvcc.Store, head int64, r *Range, maxBytes int,
+	ctx context.Context, state Reader, head int64, r *Range, maxBytes int,
 	emit func([]*mvccpb.KeyValue) error,
 ) (Result, error) {
 	res := Result{Revision: head}
-	src, err := at(store, r.Revision, head)
+	src, err := at(state, r.Revision, head)
 	if err != nil {
 		return res, err
 	}

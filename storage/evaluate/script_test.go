@@ -20,10 +20,10 @@ import (
 	"github.com/pebbledash/pebbledash/storage/sim"
 )
 
-// TestDataDriven runs the stories in testdata. Each begins with an empty store,
-// whose leases have a least TTL of 2 s.
+// TestDataDriven runs the stories in testdata/evaluator. Each begins with an empty
+// store, whose leases have a least TTL of 2 s.
 func TestDataDriven(t *testing.T) {
-	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata/evaluator", func(t *testing.T, path string) {
 		s := newScript(t)
 		datadriven.RunTest(t, path, s.run)
 	})
@@ -58,8 +58,9 @@ func newScript(tb testing.TB) *script {
 	s.store, err = mvcc.Open(s.db, mvcc.CoreGroup)
 	require.NoError(tb, err)
 	s.eval = evaluate.New(evaluate.Config{
-		Store: s.store, Leases: s, MinTTL: 2,
+		Store: s.store, Group: mvcc.CoreGroup, Leases: s, MinTTL: 2,
 		Next:     func() int64 { s.revision++; return s.revision },
+		GiveBack: func(r int64) { require.Equal(tb, s.revision, r); s.revision-- },
 		Panicked: func(_ evaluate.Op, cause any, _ []byte) { s.panicked = append(s.panicked, fmt.Sprint(cause)) },
 	})
 	return s
@@ -67,6 +68,12 @@ func newScript(tb testing.TB) *script {
 
 // Exists implements evaluate.Leases.
 func (s *script) Exists(id int64) bool { return s.leases[id] }
+
+// Joined implements evaluate.Leases.
+func (s *script) Joined(int64, mvcc.GroupID) bool { return false }
+
+// Groups implements evaluate.Leases.
+func (s *script) Groups(int64) []mvcc.GroupID { return nil }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
@@ -82,7 +89,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	//	txn { COMPARE; ... } { REQUEST; ... } { REQUEST; ... }
 	//	      a COMPARE is: value|version|create|mod|lease KEY [END] =|!=|<|> X
 	//	compact REVISION, grant ID TTL, revoke ID, checkpoint ID SECONDS
-	//	panic               a txn that puts "panic" and then panics
+	//	panic [KEY]         a txn that puts KEY, else "panic", and then panics
 	//
 	// A word that begins with a quote is a Go string.
 	case "entry":
@@ -295,9 +302,11 @@ func (p *parser) op() evaluate.Op {
 	case "checkpoint":
 		return &evaluate.LeaseCheckpoint{Remaining: []evaluate.LeaseRemaining{{ID: p.number(p.next()), Seconds: p.number(p.next())}}}
 	case "panic":
-		return &evaluate.Txn{Success: []evaluate.Op{
-			&evaluate.Put{Key: []byte("panic")}, (*evaluate.DeleteRange)(nil),
-		}}
+		key := []byte("panic")
+		if p.peek() != "" {
+			key = p.bytes()
+		}
+		return &evaluate.Txn{Success: []evaluate.Op{&evaluate.Put{Key: key}, (*evaluate.DeleteRange)(nil)}}
 	default:
 		p.t.Fatalf("unknown request %q", kind)
 		return nil

@@ -54,7 +54,7 @@ func decide(t *Txn, holds func(*Compare) (bool, error)) (branches, error) {
 }
 
 func (r *request) txn(t *Txn, res *Result) error {
-	b, err := decide(t, func(c *Compare) (bool, error) { return holds(r.ctx, &r.e.w, r.e.w.head, c) })
+	b, err := decide(t, func(c *Compare) (bool, error) { return holds(r.ctx, &r.s.w, r.s.w.head, c) })
 	if err != nil {
 		return err
 	}
@@ -194,9 +194,9 @@ func relation(order int, want CompareResult) bool {
 }
 
 // ReadTxn answers a transaction of Ranges only, nested ones included, from the
-// store at revision head, which must be one that readers may see.
-func ReadTxn(ctx context.Context, store *mvcc.Store, head int64, t *Txn) (Result, error) {
-	src := snapshot{store, head}
+// state at revision head, which must be as for Read.
+func ReadTxn(ctx context.Context, state Reader, head int64, t *Txn) (Result, error) {
+	src := snapshot{state, head}
 	b, err := decide(t, func(c *Compare) (bool, error) {
 		return holds(ctx, src, func(key []byte) (h mvcc.Head, ok bool, err error) {
 			kv, err := src.get(key)
@@ -212,25 +212,25 @@ func ReadTxn(ctx context.Context, store *mvcc.Store, head int64, t *Txn) (Result
 		return Result{}, err
 	}
 	var res Result
-	if err := readTxn(ctx, store, head, t, &b, &res); err != nil {
+	if err := readTxn(ctx, state, head, t, &b, &res); err != nil {
 		return Result{}, err
 	}
 	return res, nil
 }
 
-func readTxn(ctx context.Context, store *mvcc.Store, head int64, t *Txn, b *branches, res *Result) error {
+func readTxn(ctx context.Context, state Reader, head int64, t *Txn, b *branches, res *Result) error {
 	ops, nested := b.ops(t), b.nested
 	*res = Result{Revision: head, Succeeded: b.succeeded, Responses: make([]Result, len(ops))}
 	for i, op := range ops {
 		var err error
 		switch op := op.(type) {
 		case *Range:
-			if err := checkRange(op, head, store.Compacted()); err != nil {
+			if err := checkRange(op, head, state.Compacted()); err != nil {
 				return err
 			}
-			res.Responses[i], err = Read(ctx, store, head, op)
+			res.Responses[i], err = Read(ctx, state, head, op)
 		case *Txn:
-			err = readTxn(ctx, store, head, op, &nested[0], &res.Responses[i])
+			err = readTxn(ctx, state, head, op, &nested[0], &res.Responses[i])
 			nested = nested[1:]
 		}
 		if err != nil {

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
@@ -19,15 +18,24 @@ type applier struct {
 	flight flight
 	// index is the last applied.
 	index atomic.Uint64
-	// headers is scratch.
-	headers []entryHeader
+	// entries is scratch: those of the batch that take effect.
+	entries []appliedEntry
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
-	queue   []*raftpb.Message
+	queue   []task
 	closed  bool
 	wake    chan struct{}
 	stopped chan struct{}
 }
+
+// task is a raft message to apply, or a snapshot to restore.
+type task struct {
+	m        *raftpb.Message
+	snapshot *Incoming
+}
+
+// appliedEntry is an entry that took effect.
+type appliedEntry struct{ epoch, number, index uint64 }
 
 func (a *applier) init(g *Group) {
 	a.g = g
@@ -43,9 +51,9 @@ func (a *applier) signal() {
 	}
 }
 
-func (a *applier) submit(m *raftpb.Message) {
+func (a *applier) submit(t task) {
 	a.mu.Lock()
-	a.queue = append(a.queue, m)
+	a.queue = append(a.queue, t)
 	a.mu.Unlock()
 	a.signal()
 }
@@ -60,14 +68,14 @@ func (a *applier) close() {
 
 func (a *applier) run() {
 	defer close(a.stopped)
-	var work []*raftpb.Message
+	var work []task
 	for range a.wake {
 		a.mu.Lock()
 		work, a.queue = a.queue, work[:0]
 		closed := a.closed
 		a.mu.Unlock()
-		for _, m := range work {
-			if err := a.apply(m); err != nil {
+		for _, t := range work {
+			if err := a.do(t); err != nil {
 				if !errors.Is(err, ErrStopped) {
 					a.g.cfg.Fatal(fmt.Errorf("group: apply: %w", err))
 				}
@@ -81,17 +89,29 @@ func (a *applier) run() {
 	}
 }
 
+func (a *applier) do(t task) error {
+	if t.snapshot != nil {
+		return a.restore(t.m, t.snapshot)
+	}
+	return a.apply(t.m)
+}
+
 // apply applies the entries of one raft message in one batch, and answers.
 func (a *applier) apply(m *raftpb.Message) error {
 	entries := m.GetEntries()
 	last := entries[len(entries)-1]
 	batch := a.g.cfg.Store.NewBatch()
-	a.headers = a.headers[:0]
+	a.entries = a.entries[:0]
+	note := appliedNote{response: m.GetResponses()[0], term: last.GetTerm()}
+	configured := false
 	for _, e := range entries {
-		if err := a.add(batch, e); err != nil {
+		if err := a.add(batch, e, &note, &configured); err != nil {
 			batch.Drop()
 			return err
 		}
+	}
+	if err := batch.SetClosed(a.g.cfg.Line.Closed()); err != nil {
+		return err
 	}
 	began := a.g.cfg.Clock.Now()
 	out, err := batch.Commit()
@@ -103,75 +123,77 @@ func (a *applier) apply(m *raftpb.Message) error {
 	}
 	a.index.Store(last.GetIndex())
 	a.g.cfg.Log.setApplied(last.GetIndex())
-	a.g.cfg.Observer.Applied(out)
+	a.g.cfg.Line.Applied(a.g.cfg.ID, a.g.cfg.Store.Applied(), &out)
+	a.g.cfg.Observer.Applied(last.GetIndex(), &out)
 	// An entry leaves the flight only now that the store shows it: a request
 	// that saw it and changed nothing itself waits for it until then.
-	note := appliedNote{response: m.GetResponses()[0], term: last.GetTerm()}
-	for _, h := range a.headers {
-		waiting, own := a.flight.applied(h)
-		for _, p := range waiting {
+	for _, e := range a.entries {
+		f, own := a.flight.take(e.epoch, e.number)
+		if !own {
+			continue
+		}
+		for _, p := range f.waiting {
 			close(p.done)
 		}
-		if own {
-			note.own++
+		note.epoch = e.epoch
+		note.own++
+		if f.evaluated {
+			note.evaluated++
+		}
+		if f.applied != nil {
+			note.calls = append(note.calls, appliedCall{f.applied, e.index})
 		}
 	}
-	// Terms never go back in a log: what was proposed in one before and is not
-	// applied yet was replaced by another leader's entries.
-	a.flight.fail(last.GetTerm(), ErrLeaderChanged)
 	_ = a.g.inbox.apply(note)
+	if configured {
+		a.g.cfg.Observer.Configured()
+	}
 	return nil
 }
 
-// add adds an entry's effects, if it has any and they hold.
-func (a *applier) add(batch *mvcc.Batch, e *raftpb.Entry) error {
-	var effects []byte
-	switch e.GetType() {
-	case raftpb.EntryNormal:
-		if len(e.GetData()) == 0 {
-			break // the first entry of a leader's term
-		}
-		h, data, err := splitEntry(e.GetData())
-		if err != nil {
-			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
-		}
-		if h.term != e.GetTerm() {
-			break // evaluated against a state that was not the one here
-		}
-		effects = data
-		a.headers = append(a.headers, h)
-	case raftpb.EntryConfChange, raftpb.EntryConfChangeV2:
-		if err := a.conf(batch, e); err != nil {
+// add adds an entry's effects, if it has any and its place is the next
+// (storage/PROTOCOL.md, 2).
+func (a *applier) add(batch *mvcc.Batch, re *raftpb.Entry, note *appliedNote, configured *bool) error {
+	index, term := re.GetIndex(), re.GetTerm()
+	if re.GetType() != raftpb.EntryNormal {
+		*configured = true
+		if err := a.conf(batch, re); err != nil {
 			return err
 		}
+		return batch.Add(index, term, nil)
 	}
-	return batch.Add(e.GetIndex(), e.GetTerm(), effects)
-}
-
-// conf has the loop apply a change of the configuration, which only it may.
-func (a *applier) conf(batch *mvcc.Batch, e *raftpb.Entry) error {
-	var cc raftpb.ConfChangeI
-	if e.GetType() == raftpb.EntryConfChange {
-		c := &raftpb.ConfChange{}
-		if err := proto.Unmarshal(e.GetData(), c); err != nil {
-			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+	if len(re.GetData()) == 0 {
+		return batch.Add(index, term, nil) // the first entry of a leader's term
+	}
+	e, err := decodeEntry(re.GetData())
+	if err != nil {
+		return fmt.Errorf("entry %d: %w", index, err)
+	}
+	epoch, number, part := batch.Place()
+	if e.kind == KindFence {
+		if e.epoch > epoch {
+			batch.SetPlace(e.epoch, 0)
+			note.fence, note.part = e.epoch, part
 		}
-		cc = c
-	} else {
-		c := &raftpb.ConfChangeV2{}
-		if err := proto.Unmarshal(e.GetData(), c); err != nil {
-			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		return batch.Add(index, term, nil)
+	}
+	if e.epoch != epoch || e.number != number+1 {
+		return batch.Add(index, term, nil) // of an epoch that has ended, or here before
+	}
+	batch.SetPlace(e.epoch, e.number)
+	a.entries = append(a.entries, appliedEntry{e.epoch, e.number, index})
+	switch e.kind {
+	case KindPart:
+		if e.id <= part {
+			e.effects = nil
+			break
 		}
-		cc = c
+		batch.SetPart(e.id)
+	case KindDecision:
+		if err := batch.SetDecision(index, e.parts); err != nil {
+			return fmt.Errorf("entry %d: %w", index, err)
+		}
+	case KindEffects, KindFence:
 	}
-	done := make(chan []byte, 1)
-	if err := a.g.inbox.call(func() { done <- a.g.applyConfChange(cc) }); err != nil {
-		return err
-	}
-	select {
-	case row := <-done:
-		return batch.SetConfState(row)
-	case <-a.g.stopped:
-		return ErrStopped
-	}
+	return batch.Add(index, term, e.effects)
 }

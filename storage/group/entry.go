@@ -6,42 +6,107 @@ import (
 	"fmt"
 )
 
-// An entry's data is, after a byte for the format, three varints and effects
-// (mvcc.Effects). Part of the log's format, and should not be changed.
+// An entry's data begins with a byte for the format, one for the kind, and
+// varints. Part of the log's format, and should not be changed.
 //
-//	format | term | epoch | number | effects
+//	fence     epoch
+//	effects   epoch | number | effects
+//	decision  epoch | number | length of effects | effects | parts of the other groups
+//	part      epoch | number | id of the decision | effects
 //
-// term is the one that the effects were evaluated in, epoch the sequencer's
-// that gave their revisions, number counts the entries of the term.
+// epoch is the sequencer's that made the entry, number counts its entries of
+// the group in that epoch (storage/PROTOCOL.md, 1). effects are mvcc.Effects.
 const entryFormat = 1
 
-type entryHeader struct {
-	term, epoch, number uint64
+// Kind is what an entry is.
+type Kind byte
+
+// The kinds. Part of the log's format.
+const (
+	KindEffects  Kind = 1
+	KindFence    Kind = 2
+	KindDecision Kind = 3
+	KindPart     Kind = 4
+)
+
+// entry is a decoded entry. Its byte strings alias the data.
+type entry struct {
+	kind          Kind
+	epoch, number uint64
+	// id is that of a part's decision.
+	id      uint64
+	effects []byte
+	// parts are a decision's, of the other groups.
+	parts []byte
 }
 
-func (h entryHeader) append(dst []byte) []byte {
-	dst = append(dst, entryFormat)
-	dst = binary.AppendUvarint(dst, h.term)
-	dst = binary.AppendUvarint(dst, h.epoch)
-	return binary.AppendUvarint(dst, h.number)
+// appendHeader begins an entry of effects, onto which they are encoded.
+func appendHeader(dst []byte, epoch, number uint64) []byte {
+	dst = append(dst, entryFormat, byte(KindEffects))
+	dst = binary.AppendUvarint(dst, epoch)
+	return binary.AppendUvarint(dst, number)
 }
 
-var errShortHeader = errors.New("header is cut short")
+// encode encodes an entry of any kind.
+func (e *entry) encode() []byte {
+	dst := make([]byte, 0, len(e.effects)+len(e.parts)+64)
+	dst = append(dst, entryFormat, byte(e.kind))
+	dst = binary.AppendUvarint(dst, e.epoch)
+	if e.kind == KindFence {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, e.number)
+	switch e.kind {
+	case KindDecision:
+		dst = binary.AppendUvarint(dst, uint64(len(e.effects)))
+	case KindPart:
+		dst = binary.AppendUvarint(dst, e.id)
+	case KindEffects, KindFence:
+	}
+	dst = append(dst, e.effects...)
+	return append(dst, e.parts...)
+}
 
-func splitEntry(data []byte) (h entryHeader, effects []byte, err error) {
-	if len(data) == 0 {
-		return h, nil, errShortHeader
+var errShortEntry = errors.New("entry is cut short")
+
+func decodeEntry(data []byte) (entry, error) {
+	var e entry
+	if len(data) < 2 {
+		return e, errShortEntry
 	}
-	if data[0] != entryFormat {
-		return h, nil, fmt.Errorf("format %d is not known: written by a newer version?", data[0])
+	e.kind = Kind(data[1])
+	if data[0] != entryFormat || e.kind < KindEffects || e.kind > KindPart {
+		return e, fmt.Errorf("format %d, kind %d is not known: written by a newer version?", data[0], data[1])
 	}
-	data = data[1:]
-	for _, field := range []*uint64{&h.term, &h.epoch, &h.number} {
-		v, n := binary.Uvarint(data)
-		if n <= 0 {
-			return h, nil, errShortHeader
+	data = data[2:]
+	var length uint64
+	fields := [...]*uint64{&e.epoch, &e.number, &e.id}
+	n := 2
+	switch e.kind {
+	case KindFence:
+		n = 1
+	case KindPart:
+		n = 3
+	case KindDecision:
+		n, fields[2] = 3, &length
+	case KindEffects:
+	}
+	for _, field := range fields[:n] {
+		v, size := binary.Uvarint(data)
+		if size <= 0 {
+			return e, errShortEntry
 		}
-		*field, data = v, data[n:]
+		*field, data = v, data[size:]
 	}
-	return h, data, nil
+	e.effects = data
+	switch {
+	case e.kind == KindFence && len(data) > 0:
+		return e, errors.New("a fence with effects")
+	case e.kind == KindDecision:
+		if length > uint64(len(data)) {
+			return e, errShortEntry
+		}
+		e.effects, e.parts = data[:length], data[length:]
+	}
+	return e, nil
 }

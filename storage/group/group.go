@@ -1,11 +1,11 @@
 package group
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,9 +25,12 @@ var (
 	// ErrStopped says that the member is stopping or has failed. Whether the
 	// request takes effect is not known.
 	ErrStopped = errors.New("group: stopped")
-	// ErrLeaderChanged says that the leader changed while the request was under
-	// way. Whether it takes effect is not known.
+	// ErrLeaderChanged says that this member's reign ended while the request was
+	// under way. Whether it takes effect is not known.
 	ErrLeaderChanged = errors.New("group: leader changed")
+	// ErrNotSequencer says that this member does not reign, and so can not run
+	// the request. It had no effect.
+	ErrNotSequencer = errors.New("group: this member is not the sequencer")
 	// ErrNoLeader says that no leader is known. The request had no effect.
 	ErrNoLeader = errors.New("group: no leader")
 	// ErrTimeout says that a read's confirmation took too long.
@@ -51,19 +54,36 @@ const (
 	maxInflightMessages = 256
 )
 
-// Observer is told of what a group applies, by its applier, in order. It must
-// not block.
+// Observer is told of what becomes of a group. Its methods must not block.
 type Observer interface {
 	// Applied is called for each batch after it can be read and before its
-	// callers are answered.
-	Applied(mvcc.Outcome)
-	// Leading is called when this replica begins and ends to evaluate.
-	Leading(leading bool)
+	// callers are answered, by the applier, in order. index is that of the last
+	// entry.
+	Applied(index uint64, out *mvcc.Outcome)
+	// Restoring is called before the rows of a snapshot can be read, in which
+	// versions below a revision may be missing.
+	Restoring(floor int64)
+	// Restored is called in place of Applied when the group was given a snapshot.
+	Restored(applied mvcc.Applied)
+	// Leads is called by the loop when this replica leads the group's raft, with
+	// its term, and has applied everything of earlier terms; and with 0 when
+	// it does not lead any more.
+	Leads(term uint64)
+	// Fenced is called by the loop when the group has applied the fence of epoch,
+	// with the id of its last part.
+	Fenced(epoch, part uint64)
+	// Changed is called by the loop when Status has another leader or term.
+	Changed()
+	// Configured is called when raft's configuration has changed and is stored.
+	Configured()
 }
 
-// Transport carries raft messages to other members. Send must not block.
+// Transport carries raft messages to other members. It must not block.
 type Transport interface {
 	Send(group mvcc.GroupID, messages []*raftpb.Message)
+	// SendSnapshot sends m, of type MsgSnap, with the group's rows, and tells of
+	// its end by Group.SnapshotSent.
+	SendSnapshot(group mvcc.GroupID, m *raftpb.Message)
 }
 
 // Config of a Group. All fields are required unless said.
@@ -73,11 +93,21 @@ type Config struct {
 	Log     *Log
 	Writer  *LogWriter
 	Store   *mvcc.Store
+	// Line hands out revisions; Closed is what the state remembers as closed,
+	// and may be nil.
+	Line *revline.Line
+	// Compacted is the compacted revision as it is in effect here; nil for the
+	// store's.
+	Compacted func() int64
 	// Leases and MinTTL are for evaluation.
-	Leases    evaluate.Leases
-	MinTTL    int64
-	Sequencer *revline.Sequencer
-	Observer  Observer
+	Leases   evaluate.Leases
+	MinTTL   int64
+	Observer Observer
+	// Confirm calls back once a quorum has confirmed, after the call, that this
+	// member reigns; nil if nobody could have ended its reign.
+	Confirm func(answer func(error))
+	// Sole says that there is nobody who could have ended it.
+	Sole func() bool
 	// Transport may be nil in a group of one.
 	Transport Transport
 	Clock     clock.Clock
@@ -107,24 +137,27 @@ type Group struct {
 	// The fields from here on belong to the loop.
 	// appending counts the appends of entries that are under way.
 	appending int
-	// leading says that this replica evaluates: it has applied its own term's
-	// first entry.
-	leading bool
-	role    raft.StateType
-	number  uint64
-	// drain holds evaluation up until nothing is in flight; forget says that
-	// what was evaluated last will not be applied, so that the evaluator must
-	// then begin again from the applied state.
-	drain, forget bool
-	reads         readQueue
-	queue         []*proposal
-	voters        []uint64
+	role      raft.StateType
+	// ledTerm is the term that Observer.Leads was told of, 0 for none.
+	ledTerm uint64
+	reign   reign
+	reads   readQueue
+	queue   []*proposal
+	conf    *raftpb.ConfState
+	// incoming are the snapshots that have come and are not restored yet.
+	incoming []*Incoming
+	// restoring counts the snapshots that are being put into the state; appends
+	// wait until the last of them is.
+	restoring int
+	appends   []*raftpb.Message
 
 	// status is published by the loop for Status.
 	status atomic.Pointer[Status]
-	// sole says that this replica leads and is the only voter: nobody can have
-	// deposed it, so that leadership needs no confirmation.
+	// sole says that this member reigns and this replica is the only voter:
+	// nobody can have ended the reign, so that it needs no confirmation.
 	sole atomic.Bool
+	// confState is conf, for others than the loop.
+	confState atomic.Pointer[raftpb.ConfState]
 	// refusals counts the entries that raft did not take.
 	refusals atomic.Int64
 	// ready is closed when the group can first serve.
@@ -138,22 +171,11 @@ type Status struct {
 	Leader uint64
 	Term   uint64
 	// Commit is the index of the last committed entry.
-	Commit  uint64
-	Leading bool
+	Commit uint64
 }
 
-// Start opens the replica and runs it. The log must be bootstrapped.
-func Start(cfg Config) (*Group, error) {
-	g, err := open(cfg)
-	if err != nil {
-		return nil, err
-	}
-	go g.applier.run()
-	go g.run()
-	return g, nil
-}
-
-func open(cfg Config) (*Group, error) {
+// Open opens the replica. Nothing of it runs before Start.
+func Open(cfg Config) (*Group, error) {
 	g := &Group{
 		cfg: cfg, stop: make(chan struct{}), stopped: make(chan struct{}), ready: make(chan struct{}),
 	}
@@ -167,31 +189,35 @@ func open(cfg Config) (*Group, error) {
 	if err := proto.Unmarshal(row, conf); err != nil {
 		return nil, fmt.Errorf("group: bad configuration row: %w", err)
 	}
-	g.voters = conf.GetVoters()
+	g.setConf(conf)
 	applied := cfg.Store.Applied()
 	if err := cfg.Log.start(applied.Index, conf); err != nil {
 		return nil, err
 	}
 	g.rn, err = raft.NewRawNode(&raft.Config{
-		ID:                        cfg.Replica,
-		ElectionTick:              cfg.ElectionTicks,
-		HeartbeatTick:             1,
-		Storage:                   cfg.Log,
-		Applied:                   applied.Index,
-		AsyncStorageWrites:        true,
-		MaxSizePerMsg:             maxMessageBytes,
-		MaxCommittedSizePerReady:  16 << 20,
-		MaxInflightMsgs:           maxInflightMessages,
-		CheckQuorum:               true,
-		PreVote:                   true,
-		DisableProposalForwarding: true,
-		Logger:                    raftLogger{cfg.Logger},
+		ID:                       cfg.Replica,
+		ElectionTick:             cfg.ElectionTicks,
+		HeartbeatTick:            1,
+		Storage:                  cfg.Log,
+		Applied:                  applied.Index,
+		AsyncStorageWrites:       true,
+		MaxSizePerMsg:            maxMessageBytes,
+		MaxCommittedSizePerReady: 16 << 20,
+		MaxInflightMsgs:          maxInflightMessages,
+		CheckQuorum:              true,
+		PreVote:                  true,
+		// A leader that is no voter any more would confirm its lead to itself.
+		StepDownOnRemoval: true,
+		Logger:            raftLogger{cfg.Logger},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("group: start raft: %w", err)
 	}
 	g.eval = evaluate.New(evaluate.Config{
-		Store: cfg.Store, Leases: cfg.Leases, MinTTL: cfg.MinTTL, Next: cfg.Sequencer.Next, Panicked: g.panicked,
+		Store: cfg.Store, Group: cfg.ID, Leases: cfg.Leases, MinTTL: cfg.MinTTL,
+		Next:     func() int64 { return cfg.Line.Next(cfg.ID) },
+		GiveBack: func(rev int64) { cfg.Line.GiveBack(cfg.ID, rev) },
+		Present:  cfg.Line.Present, Compacted: cfg.Compacted, Panicked: g.panicked,
 	})
 	// An answer to a question that was asked before a restart must not pass for
 	// one to a question after it.
@@ -200,10 +226,25 @@ func open(cfg Config) (*Group, error) {
 	return g, nil
 }
 
+// Start runs the replica.
+func (g *Group) Start() {
+	go g.applier.run()
+	go g.run()
+}
+
+// Learns says whether this replica is a learner.
+func (g *Group) Learns() bool {
+	c := g.confState.Load()
+	return len(c.GetLearners()) > 0 && slices.Contains(c.GetLearners(), g.cfg.Replica)
+}
+
+// ID returns the group's id.
+func (g *Group) ID() mvcc.GroupID { return g.cfg.ID }
+
 // Ready is closed once the group has served or can serve a request here.
 func (g *Group) Ready() <-chan struct{} { return g.ready }
 
-// Sole says that this replica leads and is the only voter, so that nothing but
+// Sole says that this member reigns and is the only voter, so that nothing but
 // it can acknowledge a request.
 func (g *Group) Sole() bool { return g.sole.Load() }
 
@@ -237,7 +278,7 @@ func (g *Group) run() {
 	defer g.failAll()
 	ticker := g.cfg.Clock.NewTicker(g.cfg.Tick)
 	defer ticker.Stop()
-	if len(g.voters) == 1 && g.voters[0] == g.cfg.Replica {
+	if v := g.conf.GetVoters(); len(v) == 1 && v[0] == g.cfg.Replica {
 		// Nobody else can lead: waiting for an election timeout helps nobody.
 		if err := g.rn.Campaign(); err != nil {
 			g.cfg.Logger.Warn("could not campaign", "error", err)
@@ -262,6 +303,14 @@ func (g *Group) run() {
 func (g *Group) tick() {
 	g.rn.Tick()
 	g.reads.tick(g.cfg.ElectionTicks)
+	if g.reign.epoch == 0 {
+		return
+	}
+	if !g.reign.fenced {
+		g.proposeFence()
+	}
+	g.reign.quiet++
+	g.proposeAgain()
 }
 
 // handle takes in what has arrived.
@@ -284,11 +333,6 @@ func (g *Group) handle(box *letters) {
 		call()
 	}
 	for _, a := range box.applied {
-		for range a.own {
-			g.eval.Applied()
-		}
-		g.step(a.response)
-		g.drained()
 		g.noteApplied(a)
 	}
 	g.queue = append(g.queue, box.proposals...)
@@ -335,32 +379,50 @@ func (g *Group) handleReady() {
 func (g *Group) handleOne(rd raft.Ready) {
 	if rd.SoftState != nil {
 		g.role = rd.RaftState
-		g.reads.leaderChanged(g, rd.Lead)
-		if g.role != raft.StateLeader && g.leading {
-			g.setLeading(false)
+		g.reads.leaderChanged(g)
+		if g.role != raft.StateLeader && g.ledTerm != 0 {
+			g.setLeads(0)
+		}
+		if g.reign.epoch != 0 && rd.Lead != raft.None {
+			if !g.reign.fenced {
+				g.proposeFence()
+			}
+			g.proposeAgain()
 		}
 	}
 	var out []*raftpb.Message
 	for _, m := range rd.Messages {
 		switch m.GetTo() {
 		case raft.LocalAppendThread:
-			g.submit(m)
+			if m.Snapshot != nil {
+				g.restore(m)
+			} else {
+				g.submit(m)
+			}
 		case raft.LocalApplyThread:
-			g.applier.submit(m)
+			g.applier.submit(task{m: m})
 		default:
-			out = append(out, m)
+			if m.GetType() == raftpb.MsgSnap {
+				g.cfg.Transport.SendSnapshot(g.cfg.ID, m)
+			} else {
+				out = append(out, m)
+			}
 		}
 	}
 	g.send(out)
 	for _, rs := range rd.ReadStates {
-		g.reads.confirmed(rs.RequestCtx, rs.Index)
+		g.reads.confirmed(g, rs.RequestCtx)
 	}
 }
 
 // submit hands an append to the log writer. A message that only moves the
 // commit index needs no write: a restart finds the commit index anew.
 func (g *Group) submit(m *raftpb.Message) {
-	if len(m.GetEntries()) == 0 && len(m.GetResponses()) == 0 && m.Snapshot == nil && !g.cfg.Log.votes(m) {
+	if g.restoring > 0 {
+		g.appends = append(g.appends, m)
+		return
+	}
+	if len(m.GetEntries()) == 0 && len(m.GetResponses()) == 0 && !g.cfg.Log.votes(m) {
 		return
 	}
 	if len(m.GetEntries()) > 0 {
@@ -379,45 +441,63 @@ func (l *Log) votes(m *raftpb.Message) bool {
 	return m.GetTerm() != l.hard.GetTerm() || m.GetVote() != l.hard.GetVote()
 }
 
-// noteApplied begins to lead once this term's first entry is applied: then
-// nothing of an earlier term can still be applied.
+// noteApplied takes in what the applier has applied.
 func (g *Group) noteApplied(a appliedNote) {
-	if g.role != raft.StateLeader || g.leading || a.term != g.rn.BasicStatus().GetTerm() {
-		return
+	if a.epoch == g.reign.epoch {
+		for range a.evaluated {
+			g.eval.Applied()
+		}
+		for _, c := range a.calls {
+			c.fn(c.index)
+		}
+		if a.own > 0 {
+			g.reign.quiet = 0
+		}
 	}
-	g.applier.flight.fail(a.term, ErrLeaderChanged)
-	g.cfg.Sequencer.Begin(a.term, g.cfg.Store.Revision())
-	g.eval.Reset()
-	g.number, g.drain, g.forget = 0, false, false
-	g.setLeading(true)
-	g.readyOnce.Do(func() { close(g.ready) })
+	if a.response != nil {
+		g.step(a.response)
+	}
+	if a.fence != 0 {
+		if a.fence == g.reign.epoch {
+			g.reign.fenced = true
+		}
+		g.cfg.Observer.Fenced(a.fence, a.part)
+	}
+	// Once this term's first entry is applied, nothing of an earlier term can
+	// still be.
+	if term := g.rn.BasicStatus().GetTerm(); g.role == raft.StateLeader && g.ledTerm != term && a.term == term {
+		g.setLeads(term)
+	}
+	g.drained()
 }
 
-func (g *Group) setLeading(leading bool) {
-	g.leading = leading
-	g.sole.Store(leading && len(g.voters) == 1)
-	g.cfg.Observer.Leading(leading)
+func (g *Group) setLeads(term uint64) {
+	g.ledTerm = term
+	g.cfg.Observer.Leads(term)
+}
+
+func (g *Group) setSole() {
+	v := g.conf.GetVoters()
+	g.sole.Store(g.reign.begun && len(v) == 1 && v[0] == g.cfg.Replica)
 }
 
 func (g *Group) publish() {
 	s := g.rn.BasicStatus()
-	now := Status{Leader: s.Lead, Term: s.GetTerm(), Commit: s.GetCommit(), Leading: g.leading}
-	if *g.status.Load() != now {
-		g.status.Store(&now)
+	now := Status{Leader: s.Lead, Term: s.GetTerm(), Commit: s.GetCommit()}
+	before := *g.status.Load()
+	if before == now {
+		return
+	}
+	g.status.Store(&now)
+	if before.Leader != now.Leader || before.Term != now.Term {
+		g.cfg.Observer.Changed()
 	}
 }
 
-// applyConfChange applies a committed change of the configuration and returns
-// the one after it, encoded. For the loop.
-func (g *Group) applyConfChange(cc raftpb.ConfChangeI) []byte {
-	cs := g.rn.ApplyConfChange(cc)
-	g.voters = cs.GetVoters()
-	g.sole.Store(g.leading && len(g.voters) == 1)
-	row, err := proto.Marshal(cs)
-	if err != nil {
-		panic(err)
-	}
-	return row
+func (g *Group) setConf(conf *raftpb.ConfState) {
+	g.conf = conf
+	g.confState.Store(conf)
+	g.setSole()
 }
 
 // failAll answers everybody who still waits when the loop has ended.
@@ -428,23 +508,28 @@ func (g *Group) failAll() {
 	}
 	g.reads.add(box.reads)
 	g.reads.fail(g, ErrStopped)
-	g.applier.flight.fail(1<<64-1, ErrStopped)
+	g.applier.flight.fail(ErrStopped)
+	for _, in := range g.incoming {
+		in.Rows.Drop()
+	}
 }
 
+// post has fn run by the loop; not at all once the group has stopped.
+func (g *Group) post(fn func()) { _ = g.inbox.call(fn) }
+
 // Step takes a raft message of another member. Messages that only this replica
-// may send itself are dropped, and so are proposals: an entry is evaluated where
-// it is proposed.
+// may send itself are dropped.
 func (g *Group) Step(m *raftpb.Message) {
-	if t := m.GetType(); raft.IsLocalMsg(t) || t == raftpb.MsgProp {
+	if raft.IsLocalMsg(m.GetType()) || m.GetType() == raftpb.MsgSnap {
 		return
 	}
 	g.inbox.step(m)
 }
 
 // Bootstrap writes the beginning of a group whose members are voters, all of
-// which must write the same. It may be repeated until it has succeeded. flush
-// makes the state durable.
-func Bootstrap(l *Log, store *mvcc.Store, voters []uint64, flush func() error) error {
+// which must write the same; members are the members' rows, if there are any. It
+// may be repeated until it has succeeded. flush makes the state durable.
+func Bootstrap(l *Log, store *mvcc.Store, voters []uint64, members map[uint64][]byte, flush func() error) error {
 	const index, term = 1, 1
 	if l.Bootstrapped() {
 		return nil
@@ -455,7 +540,11 @@ func Bootstrap(l *Log, store *mvcc.Store, voters []uint64, flush func() error) e
 	}
 	if store.Applied().Index == 0 {
 		b := store.NewBatch()
-		if err := errors.Join(b.Add(index, term, nil), b.SetConfState(row)); err != nil {
+		err := errors.Join(b.Add(index, term, nil), b.SetConfState(row))
+		for id, member := range members {
+			err = errors.Join(err, b.SetMember(id, member))
+		}
+		if err != nil {
 			b.Drop()
 			return fmt.Errorf("group: bootstrap: %w", err)
 		}
@@ -470,37 +559,14 @@ func Bootstrap(l *Log, store *mvcc.Store, voters []uint64, flush func() error) e
 	return l.Bootstrap(index, term)
 }
 
-// Do evaluates, logs and applies a request and returns its answer. The error is
-// one of evaluation (nothing was changed), one of this package's, or ctx's: then
-// whether the request takes effect is not known.
-func (g *Group) Do(ctx context.Context, op evaluate.Op, size int) (evaluate.Result, error) {
-	p := &proposal{ctx: ctx, op: op, size: size, done: make(chan struct{})}
-	if err := g.inbox.propose(p); err != nil {
-		return evaluate.Result{}, err
-	}
-	select {
-	case <-p.done:
-		return p.res, p.err
-	case <-ctx.Done():
-		return evaluate.Result{}, ctx.Err()
-	}
-}
-
-// ReadIndex returns when the state here holds everything that was acknowledged
-// anywhere before the call.
-func (g *Group) ReadIndex(ctx context.Context) error {
+// Confirm calls back, on any goroutine, once a quorum has confirmed after the
+// call that this replica leads; or with an error if it does not.
+func (g *Group) Confirm(answer func(error)) {
 	if g.sole.Load() {
-		// Whoever was acknowledged was so after its entry was applied here.
-		return nil
+		answer(nil)
+		return
 	}
-	r := &read{done: make(chan error, 1)}
-	if err := g.inbox.read(r); err != nil {
-		return err
-	}
-	select {
-	case err := <-r.done:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := g.inbox.read(&read{answer: answer}); err != nil {
+		answer(err)
 	}
 }

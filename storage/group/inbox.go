@@ -49,11 +49,23 @@ func (l *letters) reset() {
 
 // appliedNote tells the loop of one applied raft message.
 type appliedNote struct {
+	// response is for raft; nil if there is none.
 	response *raftpb.Message
-	// own counts the entries that this replica evaluated.
-	own int
+	// own counts the entries that were in flight here, evaluated those of them
+	// that the evaluator has made, in the reign of epoch; calls are due for them.
+	epoch          uint64
+	own, evaluated int
+	calls          []appliedCall
+	// fence is the last epoch that the group was fenced with by it, 0 for none, and
+	// part the id of the group's last part.
+	fence, part uint64
 	// term is that of the last entry.
 	term uint64
+}
+
+type appliedCall struct {
+	fn    func(index uint64)
+	index uint64
 }
 
 // inbox is where the other goroutines leave things for the loop.

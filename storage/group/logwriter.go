@@ -2,6 +2,8 @@ package group
 
 import (
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/raft/v3/raftpb"
@@ -17,6 +19,8 @@ type LogWriter struct {
 	clock clock.Clock
 	// seconds observes what each synced write takes; may be nil.
 	seconds prometheus.Observer
+	// began is when the write under way began, nil if none is.
+	began atomic.Pointer[time.Time]
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
 	queue   []appendRequest
@@ -48,6 +52,14 @@ func (w *LogWriter) Close() {
 	w.mu.Unlock()
 	w.signal()
 	<-w.stopped
+}
+
+// Stalled returns for how long the write under way has been, 0 if none is.
+func (w *LogWriter) Stalled() time.Duration {
+	if began := w.began.Load(); began != nil {
+		return w.clock.Since(*began)
+	}
+	return 0
 }
 
 func (w *LogWriter) signal() {
@@ -101,9 +113,15 @@ func (w *LogWriter) write(work []appendRequest) {
 }
 
 func (w *LogWriter) commit(batch *engine.Batch) {
-	if w.seconds != nil {
+	if w.clock != nil {
 		began := w.clock.Now()
-		defer func() { w.seconds.Observe(w.clock.Since(began).Seconds()) }()
+		w.began.Store(&began)
+		defer func() {
+			w.began.Store(nil)
+			if w.seconds != nil {
+				w.seconds.Observe(w.clock.Since(began).Seconds())
+			}
+		}()
 	}
 	// An error of Commit does not come back: see engine.Config.Fatal.
 	if err := batch.Commit(engine.Sync); err != nil {

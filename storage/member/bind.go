@@ -1,53 +1,128 @@
 package member
 
-import "fmt"
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
 
-// identity is who this member is.
-type identity struct {
-	cluster, member uint64
-	// voters are the members that the cluster begins with. It matters only
-	// until the log is bootstrapped.
-	voters []uint64
-}
+	"github.com/pebbledash/pebbledash/storage/peer"
+)
 
 // bind opens the data directory and finds out who this member is: who the
-// directory says it is or, if it is new, who the flags say. As in etcd the flags
-// of the first start mean nothing for a later one.
-func bind(cfg Config) (*DataDir, identity, error) {
+// directory says it is or, if it is new, who the flags say, or the cluster that it
+// joins. As in etcd the flags of the first start mean nothing for a later one,
+// but for the routes, which must be the same.
+func bind(ctx context.Context, cfg Config) (*DataDir, Identity, error) {
 	dir, err := OpenDataDir(DataDirConfig{Dir: cfg.Dir, FS: cfg.FS, Logger: cfg.Logger})
 	if err != nil {
-		return nil, identity{}, err
+		return nil, Identity{}, err
 	}
-	id, err := bindDir(dir, cfg)
+	id, err := bindDir(ctx, dir, cfg)
 	return dir, id, err
 }
 
-func bindDir(dir *DataDir, cfg Config) (identity, error) {
-	known, isOld := dir.Identity()
+func bindDir(ctx context.Context, dir *DataDir, cfg Config) (Identity, error) {
 	initial, err := ParseInitialCluster(cfg.InitialCluster, cfg.ClusterToken)
-	if err == nil && isOld && initial.ID != known.ClusterID {
-		cfg.Logger.Warn("the data directory belongs to another cluster than the one --initial-cluster describes; the flag has no effect",
-			"data_dir", cfg.Dir, "cluster", FormatID(known.ClusterID))
-	}
-	if isOld && (err != nil || initial.ID != known.ClusterID) {
-		return identity{known.ClusterID, known.MemberID, []uint64{known.MemberID}}, nil
+	if known, isOld := dir.Identity(); isOld {
+		if err == nil && !known.Joined && initial.ID != known.ClusterID {
+			cfg.Logger.Warn("the data directory belongs to another cluster than the one --initial-cluster describes; the flag has no effect",
+				"data_dir", cfg.Dir, "cluster", FormatID(known.ClusterID))
+		}
+		_, _, err := dir.Bind(Identity{Routes: cfg.Routes.String()}, cfg.Version)
+		if err != nil {
+			return Identity{}, fmt.Errorf("member: %w", err)
+		}
+		return known, nil
 	}
 	if err != nil {
-		return identity{}, err
+		return Identity{}, err
 	}
-	if !isOld {
-		self, err := initial.Member(cfg.Name)
-		if err != nil {
-			return identity{}, err
-		}
-		known = Identity{Name: cfg.Name, ClusterID: initial.ID, MemberID: self.ID}
-		if _, _, err := dir.Bind(known, cfg.Version); err != nil {
-			return identity{}, fmt.Errorf("member: %w", err)
+	self, err := initial.Member(cfg.Name)
+	if err != nil {
+		return Identity{}, err
+	}
+	id := Identity{
+		Name: cfg.Name, ClusterID: initial.ID, MemberID: self.ID,
+		Routes: cfg.Routes.String(), Voters: initial.Members,
+	}
+	if cfg.Join {
+		if id, err = join(ctx, cfg, initial, self); err != nil {
+			return Identity{}, err
 		}
 	}
-	id := identity{cluster: known.ClusterID, member: known.MemberID}
-	for _, m := range initial.Members {
-		id.voters = append(id.voters, m.ID)
+	if _, _, err := dir.Bind(id, cfg.Version); err != nil {
+		return Identity{}, fmt.Errorf("member: %w", err)
 	}
 	return id, nil
+}
+
+// joinTimeout bounds one round of questions to the members of a cluster.
+const joinTimeout = 5 * time.Second
+
+// join asks the members of a cluster who this member, which they must have added,
+// is in it.
+func join(ctx context.Context, cfg Config, initial InitialCluster, self InitialMember) (Identity, error) {
+	var others []string
+	for _, m := range initial.Members {
+		if m.ID != self.ID {
+			others = append(others, m.PeerURLs...)
+		}
+	}
+	if len(others) == 0 {
+		return Identity{}, errors.New("--initial-cluster-state=existing, but --initial-cluster names no other member to ask")
+	}
+	answer, err := ask(ctx, cfg, others)
+	if err != nil {
+		return Identity{}, fmt.Errorf("could not ask the cluster that is to be joined: %w", err)
+	}
+	// As etcd: every member of the cluster must be named, and nobody else.
+	named := map[string]string{}
+	for _, m := range initial.Members {
+		for _, u := range m.PeerURLs {
+			named[u] = m.Name
+		}
+	}
+	var me *Info
+	for i, m := range answer.Members {
+		for _, u := range m.PeerURLs {
+			if _, ok := named[u]; !ok {
+				return Identity{}, fmt.Errorf("member %s (%s) of the cluster has the peer URL %s, which --initial-cluster does not name: give it all members as the cluster has them",
+					FormatID(m.ID), m.Name, u)
+			}
+			if slices.Contains(self.PeerURLs, u) {
+				me = &answer.Members[i]
+			}
+		}
+	}
+	if me == nil {
+		return Identity{}, fmt.Errorf("the cluster has no member with the peer URLs %v: add it first (etcdctl member add %s --peer-urls=...)", self.PeerURLs, cfg.Name)
+	}
+	if len(named) != countURLs(answer.Members) {
+		return Identity{}, errors.New("--initial-cluster names a member that the cluster does not have: give it all members as the cluster has them")
+	}
+	return Identity{
+		Name: cfg.Name, ClusterID: answer.ClusterID, MemberID: me.ID, Routes: answer.Routes, Joined: true,
+	}, nil
+}
+
+func countURLs(members []Info) int {
+	n := 0
+	for _, m := range members {
+		n += len(m.PeerURLs)
+	}
+	return n
+}
+
+func ask(ctx context.Context, cfg Config, urls []string) (joinAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	var answer joinAnswer
+	reply, err := peer.Ask(ctx, urls, cfg.PeerTLS, methodJoin, nil)
+	if err != nil {
+		return answer, err
+	}
+	return answer, json.Unmarshal(reply, &answer)
 }

@@ -8,12 +8,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/pebbledash/pebbledash/storage/engine"
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // The layout of a data directory:
@@ -47,10 +50,56 @@ const diskWriteCategory = "pebbledash-datadir"
 // ErrLocked means that another process has the data directory open.
 var ErrLocked = errors.New("data directory is in use")
 
-// Identity is what a data directory belongs to.
+// Identity is what a data directory belongs to, and all that was decided when it
+// was made. What a group's log begins with is made from this and not from flags,
+// so that a crash before that changes nothing.
 type Identity struct {
 	Name                string
 	ClusterID, MemberID uint64
+	// Routes is the text of the cluster's route.Table.
+	Routes string
+	// Voters are the members that the cluster began with, sorted by name, this one
+	// among them. Joined says that this member joined a cluster that was there.
+	//
+	// Invariant: there are voters, or else it joined.
+	Voters []InitialMember
+	Joined bool
+}
+
+// check returns an error if no member can be like that.
+func (id Identity) check() error {
+	if id.Name == "" || id.ClusterID == 0 || id.MemberID == 0 {
+		return errors.New("there is no name, cluster ID or member ID")
+	}
+	if id.Routes == "" {
+		return errors.New("there are no routes")
+	}
+	if _, err := route.Decode(id.Routes); err != nil {
+		return err
+	}
+	if id.Joined {
+		if len(id.Voters) > 0 {
+			return errors.New("there are first members, although it joined later")
+		}
+		return nil
+	}
+	var ids []uint64
+	found := false
+	for i, v := range id.Voters {
+		urls, err := ParseURLs(v.PeerURLs)
+		if err != nil || !slices.Equal(urls, v.PeerURLs) {
+			return fmt.Errorf("the peer URLs of member %q are not in order", v.Name)
+		}
+		if v.ID == 0 || slices.Contains(ids, v.ID) || v.Name == "" || i > 0 && id.Voters[i-1].Name >= v.Name {
+			return errors.New("the first members are not in order")
+		}
+		ids = append(ids, v.ID)
+		found = found || v.ID == id.MemberID && v.Name == id.Name
+	}
+	if !found || ClusterID(ids) != id.ClusterID {
+		return errors.New("the first members are not those of the cluster")
+	}
+	return nil
 }
 
 // DataDirConfig says which data directory to open.
@@ -70,6 +119,16 @@ type DataDir struct {
 	lock io.Closer
 	// version is what VERSION says; nil until there is one.
 	version *versionFile
+}
+
+// HoldsMember says whether there is a member's data in a directory. It looks at
+// nothing but VERSION, and that it is there; the directory may not be.
+func HoldsMember(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, versionName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // OpenDataDir locks a data directory. It makes the directory if it is not
@@ -122,7 +181,8 @@ func (d *DataDir) settle() error {
 	return nil
 }
 
-// Identity returns whose directory this is; false if it is new.
+// Identity returns whose directory this is; false if it is new. What it points to
+// must not be changed.
 func (d *DataDir) Identity() (Identity, bool) {
 	if d.version == nil {
 		return Identity{}, false
@@ -140,7 +200,9 @@ func (d *DataDir) CreatedBy() string {
 }
 
 // Bind makes the directory want's if it is new, durably, and says that it did.
-// If it is not, what is set in want must agree with what the directory says.
+// want must then be whole. If the directory is not new, what is set in want must
+// agree with what it says, but for Voters and Joined: as in etcd, who was there at
+// the start is asked only once.
 func (d *DataDir) Bind(want Identity, createdBy string) (id Identity, created bool, err error) {
 	if d.version != nil {
 		if err := d.check(want); err != nil {
@@ -148,8 +210,11 @@ func (d *DataDir) Bind(want Identity, createdBy string) (id Identity, created bo
 		}
 		return d.version.identity, false, nil
 	}
-	if want.Name == "" || want.ClusterID == 0 || want.MemberID == 0 {
-		return Identity{}, false, fmt.Errorf("data directory %s is new, and can't be made without a name, a cluster ID and a member ID", d.dir)
+	if err := want.check(); err != nil {
+		return Identity{}, false, fmt.Errorf("data directory %s is new, and can't be made: %w", d.dir, err)
+	}
+	if want.Joined {
+		want.Voters = nil // none, however it is written
 	}
 	v := &versionFile{format: dataFormat, identity: want, createdBy: createdBy}
 	if err := d.create(v); err != nil {
@@ -188,6 +253,9 @@ func (d *DataDir) check(want Identity) error {
 		return mismatch("cluster ID", FormatID(have.ClusterID), FormatID(want.ClusterID))
 	case want.MemberID != 0 && want.MemberID != have.MemberID:
 		return mismatch("member ID", FormatID(have.MemberID), FormatID(want.MemberID))
+	case want.Routes != "" && want.Routes != have.Routes:
+		return fmt.Errorf("data directory %s has other routes than the flags say; routes are chosen when a cluster is bootstrapped and can't be changed: correct --resource-groups and --etcd-prefix, or bootstrap a new cluster with them and bring the data there; the directory has %q, the flags say %q",
+			d.dir, have.Routes, want.Routes)
 	}
 	return nil
 }
@@ -297,7 +365,7 @@ func (d *DataDir) makeDir(logger *slog.Logger) error {
 func (d *DataDir) create(v *versionFile) error {
 	content := v.encode()
 	// JSON has no place for what is not UTF-8, and a name may be too long.
-	if again, err := decodeVersion(content); err != nil || *again != *v {
+	if again, err := decodeVersion(content); err != nil || !reflect.DeepEqual(again, v) {
 		return fmt.Errorf("%s with name %q could not be read again", versionName, v.identity.Name)
 	}
 	for _, name := range []string{logName, stateName} {

@@ -3,6 +3,7 @@ package member
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -21,7 +22,12 @@ import (
 	"github.com/pebbledash/pebbledash/storage/engine"
 )
 
-var testIdentity = Identity{Name: "default", ClusterID: 0xcdf818194e3a8c32, MemberID: 0x8e9e05c52164694d}
+// testIdentity is that of the first start with etcd's and our defaults.
+var testIdentity = Identity{
+	Name: "default", ClusterID: 0xcdf818194e3a8c32, MemberID: 0x8e9e05c52164694d,
+	Routes: "etcd-prefix=/registry core=1 pods=2:/registry/pods,/registry/pods/",
+	Voters: []InitialMember{{0x8e9e05c52164694d, "default", []string{"http://localhost:2380"}}},
+}
 
 const testDir = "/var/lib/pebbledash"
 
@@ -32,7 +38,18 @@ const testVersion = `{
   "member_id": "8e9e05c52164694d",
   "name": "default",
   "created_by": "1.2.3",
-  "crc32c": "214c24c6"
+  "routes": "etcd-prefix=/registry core=1 pods=2:/registry/pods,/registry/pods/",
+  "joined": false,
+  "voters": [
+    {
+      "id": "8e9e05c52164694d",
+      "name": "default",
+      "peer_urls": [
+        "http://localhost:2380"
+      ]
+    }
+  ],
+  "crc32c": "46bebc5b"
 }
 `
 
@@ -68,8 +85,8 @@ func TestDataDir(t *testing.T) {
 	require.Empty(t, d.CreatedBy())
 
 	_, _, err = d.Bind(Identity{Name: "default", ClusterID: 1}, "1.2.3")
-	require.EqualError(t, err, "data directory /var/lib/pebbledash is new, and can't be made without a name, a cluster ID and a member ID")
-	_, _, err = d.Bind(Identity{Name: "caf\xe9", ClusterID: 1, MemberID: 2}, "1.2.3")
+	require.EqualError(t, err, "data directory /var/lib/pebbledash is new, and can't be made: there is no name, cluster ID or member ID")
+	_, _, err = d.Bind(Identity{Name: "caf\xe9", ClusterID: 1, MemberID: 2, Routes: "core=1", Joined: true}, "1.2.3")
 	require.EqualError(t, err, `can't make data directory /var/lib/pebbledash: VERSION with name "caf\xe9" could not be read again`)
 	id, created, err := d.Bind(testIdentity, "1.2.3")
 	require.NoError(t, err)
@@ -110,6 +127,9 @@ func TestDataDir(t *testing.T) {
 	}{
 		{testIdentity, ""},
 		{Identity{Name: "default"}, ""},
+		// Who was there at the start is not asked again.
+		{Identity{Routes: testIdentity.Routes, Joined: true}, ""},
+		{Identity{Voters: []InitialMember{{7, "x", nil}}}, ""},
 		{Identity{Name: "infra0", ClusterID: testIdentity.ClusterID}, `its name is "default", and the flags say "infra0"`},
 		{Identity{Name: "default", ClusterID: 7}, "its cluster ID is cdf818194e3a8c32, and the flags say 7"},
 		{Identity{MemberID: 0xabc}, "its member ID is 8e9e05c52164694d, and the flags say abc"},
@@ -125,6 +145,40 @@ func TestDataDir(t *testing.T) {
 	}
 	_, err = OpenDataDir(DataDirConfig{})
 	require.EqualError(t, err, "no data directory is given")
+}
+
+// The routes of the first start are the cluster's for good.
+func TestDataDirRoutes(t *testing.T) {
+	fsys := engine.NewMem()
+	d, _, err := openAndBind(fsys, testDir, testIdentity)
+	require.NoError(t, err)
+	require.NoError(t, d.Close())
+	_, _, err = openAndBind(fsys, testDir, Identity{Routes: "core=1"})
+	require.EqualError(t, err, "data directory /var/lib/pebbledash has other routes than the flags say; "+
+		"routes are chosen when a cluster is bootstrapped and can't be changed: correct --resource-groups and --etcd-prefix, "+
+		"or bootstrap a new cluster with them and bring the data there; "+
+		`the directory has "etcd-prefix=/registry core=1 pods=2:/registry/pods,/registry/pods/", the flags say "core=1"`)
+}
+
+// A member that joined a cluster, and one of three that made one.
+func TestDataDirVoters(t *testing.T) {
+	three, err := ParseInitialCluster("c=http://10.0.0.3:2380,a=http://10.0.0.1:2380,b=https://[::1]:1,b=unix:///run/b&<c>", "token")
+	require.NoError(t, err)
+	for _, want := range []Identity{
+		{Name: "b", ClusterID: three.ID, MemberID: three.Members[1].ID, Routes: "core=1", Voters: three.Members},
+		{Name: "b", ClusterID: 7, MemberID: 8, Routes: "core=1", Joined: true, Voters: nil},
+	} {
+		fsys := engine.NewMem()
+		d, created, err := openAndBind(fsys, testDir, want)
+		require.NoError(t, err)
+		require.True(t, created)
+		require.NoError(t, d.Close())
+		d, _, err = openAndBind(fsys, testDir, Identity{})
+		require.NoError(t, err)
+		got, _ := d.Identity()
+		require.Equal(t, want, got)
+		require.NoError(t, d.Close())
+	}
 }
 
 // Each of these is refused, and nothing in it is touched.
@@ -173,8 +227,8 @@ func TestDataDirRefuses(t *testing.T) {
 		{"no format", "there is no format 0", map[string]string{"VERSION": "{}"}},
 		{"format below", "there is no format -1", map[string]string{"VERSION": version(`"format": 1`, `"format": -1`)}},
 		{"unknown field", `unknown field "shape"`, map[string]string{"VERSION": version("{", `{"shape": "round",`)}},
-		{"another member", `its checksum is 5e7d1c9a, it says "214c24c6"`, map[string]string{"VERSION": version("4694d", "4694e")}},
-		{"no checksum", `it says ""`, map[string]string{"VERSION": version("214c24c6", "")}},
+		{"another member", `its checksum is bf45474a, it says "46bebc5b"`, map[string]string{"VERSION": version("4694d", "4694e")}},
+		{"no checksum", `it says ""`, map[string]string{"VERSION": version("46bebc5b", "")}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fsys := engine.NewMem()
@@ -190,19 +244,48 @@ func TestDataDirRefuses(t *testing.T) {
 	}
 }
 
-// A VERSION whose checksum is right but whose identity is none.
+// A VERSION whose checksum is right but whose identity is none; nor would a
+// directory be made with it.
 func TestVersionWithoutIdentity(t *testing.T) {
-	for _, change := range []func(*versionJSON){
-		func(j *versionJSON) { j.Name = "" },
-		func(j *versionJSON) { j.ClusterID = "0" },
-		func(j *versionJSON) { j.MemberID = "xyz" },
-		func(j *versionJSON) { j.MemberID = "-1" },
+	good, err := decodeVersion([]byte(testVersion))
+	require.NoError(t, err)
+	for _, c := range []struct {
+		want   string
+		change func(*versionJSON)
+	}{
+		{"there is no name, cluster ID or member ID", func(j *versionJSON) { j.Name = "" }},
+		{"there is no name, cluster ID or member ID", func(j *versionJSON) { j.ClusterID = "0" }},
+		{"invalid syntax", func(j *versionJSON) { j.ClusterID = "" }},
+		{"invalid syntax", func(j *versionJSON) { j.MemberID = "xyz" }},
+		{"invalid syntax", func(j *versionJSON) { j.MemberID = "-1" }},
+		{"there are no routes", func(j *versionJSON) { j.Routes = "" }},
+		{`routes "pods" can't be read`, func(j *versionJSON) { j.Routes = "pods" }},
+		{"although it joined later", func(j *versionJSON) { j.Joined = true }},
+		{"the first members are not those of the cluster", func(j *versionJSON) { j.Voters = nil }},
+		{"the first members are not those of the cluster", func(j *versionJSON) { j.ClusterID = "1" }},
+		{"the first members are not those of the cluster", func(j *versionJSON) { j.Voters[0].ID = "1" }},
+		{"the first members are not those of the cluster", func(j *versionJSON) { j.Voters[0].Name = "other" }},
+		{"the first members are not in order", func(j *versionJSON) { j.Voters[0].ID = "0" }},
+		{"the first members are not in order", func(j *versionJSON) { j.Voters = append(j.Voters, j.Voters[0]) }},
+		{"the first members are not in order", func(j *versionJSON) {
+			j.Voters = append(j.Voters, voterJSON{"2", "a", []string{"http://a:1"}})
+		}},
+		{"invalid syntax", func(j *versionJSON) { j.Voters[0].ID = "" }},
+		{"the peer URLs of member \"default\" are not in order", func(j *versionJSON) { j.Voters[0].PeerURLs = nil }},
+		{"are not in order", func(j *versionJSON) { j.Voters[0].PeerURLs = []string{"http://b:1", "http://a:1"} }},
+		{"are not in order", func(j *versionJSON) { j.Voters[0].PeerURLs = []string{"ftp://b:1"} }},
 	} {
-		j := versionJSON{Format: 1, ClusterID: "1", MemberID: "2", Name: "n"}
-		change(&j)
+		var j versionJSON
+		require.NoError(t, json.Unmarshal(good.encode(), &j))
+		c.change(&j)
 		j.CRC32C = j.checksum()
 		_, err := decodeVersion(j.encode())
-		require.Error(t, err)
+		require.ErrorContains(t, err, c.want)
+		if id, _ := j.identity(); id.Name != "" {
+			_, _, err = openAndBind(engine.NewMem(), testDir, id)
+			require.ErrorContains(t, err, "data directory /var/lib/pebbledash is new, and can't be made: ")
+			require.ErrorContains(t, err, c.want)
+		}
 	}
 }
 

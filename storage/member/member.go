@@ -2,31 +2,29 @@ package member
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/storage/engine"
+	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
+	"github.com/pebbledash/pebbledash/storage/keyspace"
 	"github.com/pebbledash/pebbledash/storage/lease"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
+	"github.com/pebbledash/pebbledash/storage/peer"
+	"github.com/pebbledash/pebbledash/storage/reign"
 	"github.com/pebbledash/pebbledash/storage/revline"
+	"github.com/pebbledash/pebbledash/storage/route"
 )
-
-// EventSink is told of every applied change, in revision order. Publish must
-// not block. The events of one call may be of several revisions; those of one
-// revision are never split. revision is the store's with them. What it is given
-// must not be changed.
-type EventSink interface {
-	Publish(events []*mvccpb.Event, revision int64)
-}
 
 // Config of a Member. Fields have usable zero values unless said.
 type Config struct {
@@ -41,6 +39,21 @@ type Config struct {
 	ClientURLs     []string
 	InitialCluster string
 	ClusterToken   string
+	// Join says that the member joins a cluster that is there.
+	Join bool
+	// Routes are the cluster's, nil for core alone; of no meaning for a member
+	// that joins.
+	Routes *route.Table
+	// PeerListeners are where other members come in; a member without serves none.
+	// PeerTLS is for going out to them.
+	PeerListeners []net.Listener
+	PeerTLS       *tls.Config
+	// SpreadLeaders gives each group's lead another home.
+	SpreadLeaders bool
+	// LaxReconfig leaves out the checks that a change of the members would not
+	// lose the quorum; MaxLearners bounds the learners.
+	LaxReconfig bool
+	MaxLearners int
 	// Version is this program's, noted in a data directory that it makes.
 	Version string
 	// TickInterval is raft's tick, etcd's heartbeat interval; ElectionTicks is
@@ -51,7 +64,7 @@ type Config struct {
 	Logger        *slog.Logger
 	Registerer    prometheus.Registerer
 	// Events is told of changes. May be nil.
-	Events EventSink
+	Events revline.Sink
 	// Fatal is told, once, of a failure after which the member can't go on; nil
 	// is to log it. The member answers every request with group.ErrStopped
 	// from then on, and should be closed.
@@ -78,6 +91,9 @@ func (c *Config) complete() {
 	if c.FS == nil {
 		c.FS = engine.OSFS()
 	}
+	if c.Routes == nil {
+		c.Routes = route.CoreOnly()
+	}
 	if c.TickInterval == 0 {
 		c.TickInterval = defaultTick
 	}
@@ -98,22 +114,42 @@ func (c *Config) complete() {
 	}
 }
 
+func (c *Config) electionTimeout() time.Duration {
+	return time.Duration(c.ElectionTicks) * c.TickInterval
+}
+
 // Member is one running member. All methods may be called concurrently.
 type Member struct {
 	cfg     Config
-	id      identity
+	id      Identity
+	routes  *route.Table
 	dir     *DataDir
 	logs    *engine.DB
 	state   *engine.DB
 	writer  *group.LogWriter
-	log     *group.Log
-	store   *mvcc.Store
-	core    *group.Group
-	lessor  *lease.Lessor
-	seq     revline.Sequencer
+	parts   []*part
+	core    *part
+	space   *keyspace.Space
+	line    *revline.Line
+	reign   *reign.Reign
+	leases  leases
+	cluster cluster
+	peers   *peer.Transport
+	points  points
 	scrub   *scrubber
 	flushed chan struct{}
 	metrics *metrics
+	// decided is the revision of the last compaction that core has applied.
+	decided atomic.Int64
+	// reigning says that this member is the sequencer and has begun.
+	reigning atomic.Bool
+	// firstPromise is the closed revision of the first promise that has come.
+	firstPromise atomic.Int64
+	ready        chan struct{}
+	// readyOnce closes ready.
+	readyOnce sync.Once
+	// news is closed, and made anew, when who leads or reigns may have changed.
+	news news
 
 	stop    context.CancelFunc
 	stopCtx context.Context
@@ -124,65 +160,202 @@ type Member struct {
 	failed chan struct{}
 }
 
+// part is this member's replica of one group, with what it stands on.
+type part struct {
+	*group.Group
+	id    mvcc.GroupID
+	name  string
+	log   *group.Log
+	store *mvcc.Store
+}
+
 // Open opens the member's data, or makes it, and starts its groups. It serves
-// from when Ready is closed.
-func Open(cfg Config) (*Member, error) {
+// from when Ready is closed. A member that joins asks the others first, and so
+// may take a while; ctx ends that.
+func Open(ctx context.Context, cfg Config) (*Member, error) {
 	cfg.complete()
-	m := &Member{cfg: cfg, flushed: make(chan struct{}, 1), metrics: newMetrics(), failed: make(chan struct{})}
+	m := &Member{
+		cfg: cfg, flushed: make(chan struct{}, 1), metrics: newMetrics(),
+		failed: make(chan struct{}), ready: make(chan struct{}),
+	}
 	m.stopCtx, m.stop = context.WithCancel(context.Background())
-	if err := m.open(); err != nil {
+	if err := m.open(ctx); err != nil {
 		m.stop()
 		return nil, errors.Join(err, m.closeFiles())
 	}
 	return m, nil
 }
 
-func (m *Member) open() error {
+func (m *Member) open(ctx context.Context) error {
 	var err error
-	if m.dir, m.id, err = bind(m.cfg); err != nil {
+	if m.dir, m.id, err = bind(ctx, m.cfg); err != nil {
+		return err
+	}
+	if m.routes, err = route.Decode(m.id.Routes); err != nil {
 		return err
 	}
 	if err := m.openDatabases(); err != nil {
 		return err
 	}
-	if m.store, err = mvcc.Open(m.state, mvcc.CoreGroup); err != nil {
+	if err := m.openParts(); err != nil {
 		return err
 	}
-	if m.log, err = group.OpenLog(m.logs, mvcc.CoreGroup); err != nil {
+	m.leases.Lessor = lease.New(lease.Config{Clock: m.cfg.Clock, Registerer: m.cfg.Registerer})
+	if err := m.leases.load(m.core.store); err != nil {
 		return err
 	}
-	if err := group.Bootstrap(m.log, m.store, m.id.voters, m.state.Flush); err != nil {
+	if err := m.openLine(); err != nil {
 		return err
 	}
-	m.lessor = lease.New(lease.Config{
-		Clock: m.cfg.Clock, Registerer: m.cfg.Registerer,
-	})
-	if err := m.store.Leases(m.lessor.Load); err != nil {
+	if err := m.openPeers(); err != nil {
 		return err
 	}
-	m.scrub = newScrubber(m.store, m.cfg.Logger, m.fail)
 	m.writer = group.NewLogWriter(m.logs, m.cfg.Clock, m.metrics.fsync)
-	m.core, err = group.Start(group.Config{
-		ID: mvcc.CoreGroup, Replica: m.id.member, Log: m.log, Writer: m.writer, Store: m.store,
-		Leases: m.lessor, MinTTL: m.minTTL(), Sequencer: &m.seq, Observer: observer{m},
-		Clock: m.cfg.Clock, Tick: m.cfg.TickInterval, ElectionTicks: m.cfg.ElectionTicks,
-		Logger: m.cfg.Logger, Fatal: m.fail, ApplySeconds: m.metrics.commit,
-	})
-	if err != nil {
+	if err := m.startGroups(); err != nil {
 		return err
 	}
 	m.register(m.cfg.Registerer)
-	m.run(func(ctx context.Context) {
-		<-ctx.Done()
-		m.core.Stop()
-	})
-	m.run(m.scrub.run)
-	m.run(m.truncateLogs)
-	m.run(m.expireLeases)
+	m.startWorkers()
 	return nil
 }
 
+// openParts opens every group's state and log, and makes them if they are new.
+func (m *Member) openParts() error {
+	stores := map[mvcc.GroupID]*mvcc.Store{}
+	voters, rows, err := m.founders()
+	if err != nil {
+		return err
+	}
+	for _, g := range m.routes.Groups() {
+		p := &part{id: g.ID, name: g.Name}
+		if p.store, err = mvcc.Open(m.state, g.ID); err != nil {
+			return err
+		}
+		if p.log, err = group.OpenLog(m.logs, g.ID); err != nil {
+			return err
+		}
+		if g.ID != mvcc.CoreGroup {
+			rows = nil
+		}
+		switch {
+		case p.log.Bootstrapped():
+		case m.id.Joined:
+			err = p.log.BeginEmpty()
+		default:
+			err = group.Bootstrap(p.log, p.store, voters, rows, m.state.Flush)
+		}
+		if err != nil {
+			return err
+		}
+		m.decided.Store(max(m.decided.Load(), p.store.DeferCompactions()))
+		stores[g.ID] = p.store
+		m.parts = append(m.parts, p)
+	}
+	m.core = m.parts[0]
+	m.space = keyspace.New(m.routes, stores)
+	return nil
+}
+
+// openLine makes the line and the reign over the groups' states.
+func (m *Member) openLine() error {
+	cfg := revline.Config{
+		Sink:     m.cfg.Events,
+		Advanced: m.advanced,
+		Tell:     m.promise,
+	}
+	for _, p := range m.parts {
+		closed, err := p.store.Closed()
+		if err != nil {
+			return err
+		}
+		cfg.Groups = append(cfg.Groups, p.id)
+		cfg.Applied = append(cfg.Applied, p.store.Applied())
+		cfg.Closed = max(cfg.Closed, closed)
+	}
+	m.scrub = newScrubber(m.parts, m.cfg.Logger, m.fail)
+	m.line = revline.New(cfg)
+	m.compact()
+	m.reign = reign.New(reign.Config{
+		Line: m.line, Core: m.core.store, Needs: m.needs, Logger: m.cfg.Logger,
+		Crossing: evaluate.NewCrossing(evaluate.CrossingConfig{
+			Space: m.space, Route: m.routes.Of, Leases: &m.leases, MinTTL: m.minTTL(),
+			Next: m.line.NextCrossing, GiveBack: m.line.GiveBackCrossing,
+			Present: m.line.Present, Compacted: m.space.Compacted,
+			Panicked: m.panicked,
+		}),
+		Begun: m.begun, Ended: m.ended, Fatal: m.fail,
+	})
+	return nil
+}
+
+func (m *Member) startGroups() error {
+	var groups []*group.Group
+	for i, p := range m.parts {
+		cfg := group.Config{
+			ID: p.id, Replica: m.id.MemberID, Log: p.log, Writer: m.writer, Store: p.store,
+			Line: m.line, Compacted: m.space.Compacted, Leases: &m.leases, MinTTL: m.minTTL(),
+			Observer: observer{m, i}, Confirm: m.confirm, Sole: m.sole, Transport: m,
+			Clock: m.cfg.Clock, Tick: m.cfg.TickInterval, ElectionTicks: m.cfg.ElectionTicks,
+			Logger: m.cfg.Logger.With("group", p.name), Fatal: m.fail, ApplySeconds: m.metrics.commit,
+		}
+		var err error
+		if p.Group, err = group.Open(cfg); err != nil {
+			return err
+		}
+		groups = append(groups, p.Group)
+	}
+	if err := m.loadMembers(); err != nil {
+		return err
+	}
+	m.reign.Start(groups)
+	for _, p := range m.parts {
+		p.Start()
+	}
+	return nil
+}
+
+func (m *Member) startWorkers() {
+	m.run(func(ctx context.Context) {
+		<-ctx.Done()
+		m.reign.End()
+		for _, p := range m.parts {
+			p.Stop()
+		}
+	})
+	if m.peers != nil {
+		m.run(m.servePeers)
+	}
+	m.run(m.scrub.run)
+	m.run(m.truncateLogs)
+	m.run(m.expireLeases)
+	m.run(m.guideLeads)
+	m.run(m.followCore)
+}
+
+func (m *Member) confirm(answer func(error)) { m.core.Confirm(answer) }
+
+func (m *Member) sole() bool { return m.core.Sole() }
+
+// advanced is told that the closed revision has grown.
+func (m *Member) advanced(int64) {
+	m.compact()
+	m.maybeReady()
+}
+
+// maybeReady says that the member can serve, once it has what was closed when it
+// first heard of the sequencer.
+func (m *Member) maybeReady() {
+	if first := m.firstPromise.Load(); first > 0 && m.line.Closed() >= first {
+		m.setReady()
+	}
+}
+
 func (m *Member) minTTL() int64 { return lease.MinTTL(m.cfg.TickInterval, m.cfg.ElectionTicks) }
+
+func (m *Member) panicked(op evaluate.Op, cause any, stack []byte) {
+	m.cfg.Logger.Error("evaluation of a request panicked, the request had no effect",
+		"request", fmt.Sprintf("%T", op), "cause", cause, "stack", string(stack))
+}
 
 func (m *Member) openDatabases() error {
 	var err error
@@ -223,7 +396,11 @@ func (m *Member) fail(err error) {
 		return
 	}
 	close(m.failed)
-	m.cfg.Logger.Error("the member can not go on and stops; what was acknowledged is safe", "error", err)
+	if errors.Is(err, ErrRemoved) {
+		m.cfg.Logger.Warn("this member was removed from the cluster and stops; its data directory is of no more use", "data_dir", m.cfg.Dir)
+	} else {
+		m.cfg.Logger.Error("the member can not go on and stops; what was acknowledged is safe", "error", err)
+	}
 	m.stop()
 	if m.cfg.Fatal != nil {
 		m.cfg.Fatal(err)
@@ -238,15 +415,22 @@ func (m *Member) Err() error {
 	return nil
 }
 
-// Ready is closed when the member can serve.
-func (m *Member) Ready() <-chan struct{} { return m.core.Ready() }
+// Ready is closed when the member has first known of a sequencer that serves.
+func (m *Member) Ready() <-chan struct{} { return m.ready }
+
+func (m *Member) setReady() { m.readyOnce.Do(func() { close(m.ready) }) }
 
 // Close stops the member. Requests under way get group.ErrStopped. The state is
-// flushed, so that the next start has little to replay.
+// flushed, so that the next start has little to replay. A member that reigns
+// hands over first, if there is somebody to take over.
 func (m *Member) Close() error {
 	var err error
 	m.closing.Do(func() {
+		m.handOver()
 		m.stop()
+		if m.peers != nil {
+			m.peers.Close()
+		}
 		m.workers.Wait()
 		err = m.closeFiles()
 	})
@@ -278,7 +462,7 @@ func (m *Member) closeFiles() error {
 // flushState makes the state durable, so that the next start has little to
 // replay. It returns what the member has failed of, if it has or does.
 func (m *Member) flushState() error {
-	if m.state == nil || m.Err() != nil {
+	if m.state == nil || m.failure.Load() != nil && !errors.Is(m.Err(), ErrRemoved) {
 		return m.Err()
 	}
 	flushed, err := m.state.AsyncFlush()
@@ -287,6 +471,7 @@ func (m *Member) flushState() error {
 	}
 	select {
 	case <-flushed:
+		return nil
 	case <-m.failed:
 	}
 	return m.Err()
@@ -300,47 +485,30 @@ func (m *Member) truncateLogs(ctx context.Context) {
 			return
 		case <-m.flushed:
 		}
-		durable, err := m.store.DurableApplied()
-		if err == nil && durable.Index > 0 {
-			err = m.log.Truncate(durable.Index)
-		}
-		if err != nil {
-			m.fail(fmt.Errorf("member: truncate log: %w", err))
-			return
+		for _, p := range m.parts {
+			durable, err := p.store.DurableApplied()
+			if err == nil {
+				if index := m.keepFor(p, durable.Index); index > 0 {
+					err = p.log.Truncate(index)
+				}
+			}
+			if err != nil {
+				m.fail(fmt.Errorf("member: truncate log of %s: %w", p.name, err))
+				return
+			}
 		}
 	}
 }
 
-// observer is the member as its groups see it.
-type observer struct{ m *Member }
+// catchUpEntries are kept in the log for members that are behind, so that these
+// need no snapshot: etcd's --snapshot-catchup-entries.
+const catchUpEntries = 5000
 
-// Applied implements group.Observer.
-func (o observer) Applied(out mvcc.Outcome) {
-	m := o.m
-	for _, l := range out.Leases {
-		switch l.Kind {
-		case mvcc.LeaseGranted:
-			m.lessor.Granted(l.ID, l.TTL)
-		case mvcc.LeaseRevoked:
-			m.lessor.Revoked(l.ID)
-		case mvcc.LeaseCheckpointed:
-			m.lessor.Checkpointed(l.ID, l.Remaining)
-		}
+// keepFor returns up to where a log may be truncated, if the state needs
+// nothing up to index.
+func (m *Member) keepFor(p *part, index uint64) uint64 {
+	if r := p.Replicas(); len(r.Voters)+len(r.Learners) <= 1 {
+		return index
 	}
-	if out.Compacted > 0 {
-		m.scrub.signal()
-	}
-	if m.cfg.Events != nil && len(out.Events) > 0 {
-		m.cfg.Events.Publish(out.Events, out.Revision)
-	}
-}
-
-// Leading implements group.Observer.
-func (o observer) Leading(leading bool) {
-	if leading {
-		o.m.metrics.leads.Add(1)
-		o.m.lessor.Promote(0)
-	} else {
-		o.m.lessor.Demote()
-	}
+	return index - min(index, catchUpEntries)
 }

@@ -7,7 +7,6 @@ import (
 	"runtime"
 
 	"github.com/pebbledash/pebbledash/storage/group"
-	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
 // scrubRows is how many rows a scrub deletes in one step.
@@ -15,7 +14,7 @@ const scrubRows = 1000
 
 // scrubber deletes in the background what compactions free.
 type scrubber struct {
-	store *mvcc.Store
+	parts []*part
 	log   *slog.Logger
 	fail  func(error)
 	wake  chan struct{}
@@ -23,11 +22,9 @@ type scrubber struct {
 	progress chan chan struct{}
 }
 
-func newScrubber(store *mvcc.Store, log *slog.Logger, fail func(error)) *scrubber {
-	s := &scrubber{store: store, log: log, fail: fail, wake: make(chan struct{}, 1), progress: make(chan chan struct{})}
-	if store.ScrubPending() {
-		s.signal()
-	}
+func newScrubber(parts []*part, log *slog.Logger, fail func(error)) *scrubber {
+	s := &scrubber{parts: parts, log: log, fail: fail, wake: make(chan struct{}, 1), progress: make(chan chan struct{})}
+	s.signal()
 	return s
 }
 
@@ -49,21 +46,33 @@ func (s *scrubber) run(ctx context.Context) {
 			continue
 		case <-s.wake:
 		}
-		// Between steps everybody else goes first.
-		err := s.store.Scrub(scrubRows, func() bool {
-			runtime.Gosched()
-			return ctx.Err() == nil
-		})
-		if err != nil {
-			s.fail(fmt.Errorf("member: compaction: %w", err))
-			return
+		for _, p := range s.parts {
+			// Between steps everybody else goes first.
+			err := p.store.Scrub(scrubRows, func() bool {
+				runtime.Gosched()
+				return ctx.Err() == nil
+			})
+			if err != nil {
+				s.fail(fmt.Errorf("member: compaction of %s: %w", p.name, err))
+				return
+			}
 		}
 	}
 }
 
+// scrubbed says whether what a compaction at rev freed is deleted everywhere.
+func (s *scrubber) scrubbed(rev int64) bool {
+	for _, p := range s.parts {
+		if p.store.Scrubbed() < rev && p.store.ScrubPending() {
+			return false
+		}
+	}
+	return true
+}
+
 // CompactWait returns when what a compaction at rev freed is deleted here.
 func (m *Member) CompactWait(ctx context.Context, rev int64) error {
-	for m.store.Scrubbed() < rev && m.store.ScrubPending() {
+	for !m.scrub.scrubbed(rev) {
 		done := make(chan struct{})
 		select {
 		case m.scrub.progress <- done:

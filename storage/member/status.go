@@ -2,6 +2,9 @@ package member
 
 import (
 	"context"
+	"slices"
+
+	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
 // Status describes the member.
@@ -21,14 +24,16 @@ type Status struct {
 // Status describes the member as it is now.
 func (m *Member) Status() Status {
 	s := m.core.Status()
+	r := m.core.Replicas()
 	state, logs := m.state.Metrics(), m.logs.Metrics()
 	// What is not flushed yet will be on disk soon; it counts.
 	size := state.DiskSpaceUsage() + state.MemTable.Size
 	garbage := state.Table.ObsoleteSize + state.Table.ZombieSize
 	return Status{
-		ClusterID: m.id.cluster, MemberID: m.id.member,
+		ClusterID: m.id.ClusterID, MemberID: m.id.MemberID,
 		Leader: s.Leader, Term: s.Term, Index: s.Commit, AppliedIndex: m.core.AppliedIndex(),
-		DBSize: int64(size + logs.DiskSpaceUsage()), DBSizeInUse: int64(size - min(size, garbage)),
+		IsLearner: slices.Contains(r.Learners, m.id.MemberID),
+		DBSize:    int64(size + logs.DiskSpaceUsage()), DBSizeInUse: int64(size - min(size, garbage)),
 	}
 }
 
@@ -38,6 +43,9 @@ func (m *Member) Leader() uint64 { return m.core.Status().Leader }
 // Term returns raft's term.
 func (m *Member) Term() uint64 { return m.core.Status().Term }
 
+// IsLearner says whether the member is a learner.
+func (m *Member) IsLearner() bool { return m.core.Learns() }
+
 // HashResult is a checksum of the store; see mvcc.Store.HashKV.
 type HashResult struct {
 	Hash uint32
@@ -45,38 +53,36 @@ type HashResult struct {
 	Revision, HashRevision, CompactRevision int64
 }
 
-// HashKV returns a checksum of the history up to rev, 0 for the head.
+// HashKV returns a checksum of the history up to rev, 0 for the head. It is of
+// what this member has, as in etcd.
 func (m *Member) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 	if err := m.started(ctx); err != nil {
 		return HashResult{}, err
 	}
-	hash, hashRev, compacted, err := m.store.HashKV(ctx, rev)
+	present := m.line.Present()
+	switch {
+	case rev > present:
+		return HashResult{}, mvcc.ErrFutureRevision
+	case rev <= 0:
+		rev = present
+	}
+	ctx, cancel := m.bounded(ctx)
+	defer cancel()
+	if err := m.line.WaitClosed(ctx, rev); err != nil {
+		return HashResult{}, m.cause(ctx)
+	}
+	hash, compacted, err := m.space.HashKV(ctx, rev)
 	if err != nil {
 		return HashResult{}, err
 	}
 	if compacted == 0 {
 		compacted = -1 // as etcd shows it before the first compaction
 	}
-	return HashResult{Hash: hash, Revision: m.store.Revision(), HashRevision: hashRev, CompactRevision: compacted}, nil
+	return HashResult{Hash: hash, Revision: m.line.Present(), HashRevision: rev, CompactRevision: compacted}, nil
 }
 
 // Hash returns a checksum of all that is kept, and the store's revision.
 func (m *Member) Hash(ctx context.Context) (uint32, int64, error) {
 	res, err := m.HashKV(ctx, 0)
 	return res.Hash, res.Revision, err
-}
-
-// Info describes a member of the cluster.
-type Info struct {
-	ID                   uint64
-	Name                 string
-	PeerURLs, ClientURLs []string
-	IsLearner            bool
-}
-
-// Members returns the cluster's members.
-func (m *Member) Members() []Info {
-	return []Info{{
-		ID: m.id.member, Name: m.cfg.Name, PeerURLs: m.cfg.PeerURLs, ClientURLs: m.cfg.ClientURLs,
-	}}
 }

@@ -14,7 +14,8 @@ import (
 // data any more.
 const dataFormat = 1
 
-// maxVersionBytes bounds what is read of a VERSION; ours has about 200 bytes.
+// maxVersionBytes bounds what is read of a VERSION; ours has about 1000 bytes, and
+// more with many routes.
 const maxVersionBytes = 1 << 16
 
 // versionFile is the content of VERSION.
@@ -35,16 +36,27 @@ type versionJSON struct {
 	MemberID  string `json:"member_id"`
 	Name      string `json:"name"`
 	CreatedBy string `json:"created_by"`
+	// Routes is as the package route writes it.
+	Routes string `json:"routes"`
+	Joined bool   `json:"joined"`
+	// Voters is empty if Joined.
+	Voters []voterJSON `json:"voters"`
 	// CRC32C is the checksum, in hexadecimal, of the object as it is written
 	// with this field empty.
 	CRC32C string `json:"crc32c"`
+}
+
+type voterJSON struct {
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	PeerURLs []string `json:"peer_urls"`
 }
 
 // encode writes the object.
 func (j versionJSON) encode() []byte {
 	b, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {
-		panic(err) // strings and a number
+		panic(err) // strings, a number and a bool
 	}
 	return append(b, '\n')
 }
@@ -61,6 +73,12 @@ func (v *versionFile) encode() []byte {
 		MemberID:  FormatID(v.identity.MemberID),
 		Name:      v.identity.Name,
 		CreatedBy: v.createdBy,
+		Routes:    v.identity.Routes,
+		Joined:    v.identity.Joined,
+		Voters:    []voterJSON{},
+	}
+	for _, m := range v.identity.Voters {
+		j.Voters = append(j.Voters, voterJSON{FormatID(m.ID), m.Name, m.PeerURLs})
 	}
 	j.CRC32C = j.checksum()
 	return j.encode()
@@ -96,15 +114,31 @@ func decodeVersion(content []byte) (*versionFile, error) {
 	if want := j.checksum(); j.CRC32C != want {
 		return nil, fmt.Errorf("its checksum is %s, it says %q", want, j.CRC32C)
 	}
-	v := &versionFile{format: j.Format, identity: Identity{Name: j.Name}, createdBy: j.CreatedBy}
-	var errs [2]error
-	v.identity.ClusterID, errs[0] = strconv.ParseUint(j.ClusterID, 16, 64)
-	v.identity.MemberID, errs[1] = strconv.ParseUint(j.MemberID, 16, 64)
-	if err := errors.Join(errs[:]...); err != nil {
+	id, err := j.identity()
+	if err != nil {
 		return nil, err
 	}
-	if v.identity.Name == "" || v.identity.ClusterID == 0 || v.identity.MemberID == 0 {
-		return nil, errors.New("it says no name, cluster ID or member ID")
-	}
-	return v, nil
+	return &versionFile{format: j.Format, identity: id, createdBy: j.CreatedBy}, nil
 }
+
+func (j versionJSON) identity() (Identity, error) {
+	id := Identity{Name: j.Name, Routes: j.Routes, Joined: j.Joined}
+	var err error
+	if id.ClusterID, err = parseID(j.ClusterID); err != nil {
+		return Identity{}, err
+	}
+	if id.MemberID, err = parseID(j.MemberID); err != nil {
+		return Identity{}, err
+	}
+	for _, v := range j.Voters {
+		n, err := parseID(v.ID)
+		if err != nil {
+			return Identity{}, err
+		}
+		id.Voters = append(id.Voters, InitialMember{ID: n, Name: v.Name, PeerURLs: v.PeerURLs})
+	}
+	return id, id.check()
+}
+
+// parseID reads what [FormatID] writes.
+func parseID(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }

@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -28,8 +29,9 @@ type Batch struct {
 // effects, decoded once for all of them.
 type Outcome struct {
 	// Events are the changes of keys in revision order, without PrevKv. Their
-	// bytes alias the entries that they came from.
+	// bytes alias the entries that they came from. Subs are their sub revisions.
 	Events []*mvccpb.Event
+	Subs   []uint32
 	// Leases are the changes of leases, in order.
 	Leases []LeaseChange
 	// Compacted is the revision of the batch's last compaction, 0 for none.
@@ -38,14 +40,17 @@ type Outcome struct {
 	Revision int64
 }
 
-// LeaseChange is a lease granted, revoked or checkpointed.
+// LeaseChange is a lease granted, revoked or checkpointed, or the note that a
+// group takes part in it.
 type LeaseChange struct {
 	ID int64
 	// TTL is that of a grant, in seconds.
 	TTL int64
 	// Remaining is what a checkpoint leaves of the TTL, in seconds.
 	Remaining int64
-	Kind      LeaseChangeKind
+	// Group is the one that has joined or left.
+	Group GroupID
+	Kind  LeaseChangeKind
 }
 
 // LeaseChangeKind tells what happened to a lease.
@@ -56,6 +61,8 @@ const (
 	LeaseGranted LeaseChangeKind = iota
 	LeaseRevoked
 	LeaseCheckpointed
+	LeaseJoined
+	LeaseLeft
 )
 
 // NewBatch begins a batch that follows everything applied.
@@ -122,11 +129,21 @@ func (b *Batch) add(kind effectKind, r *effectReader) error {
 		return b.addLease(LeaseChange{ID: id, Remaining: remaining, Kind: LeaseCheckpointed}, ttl, remaining)
 	case effectCompact:
 		main := r.num()
-		if before := max(b.store.Compacted(), b.out.Compacted); main <= before || main > b.next.Revision {
-			return fmt.Errorf("compaction at %d follows one at %d and revision %d", main, before, b.next.Revision)
+		if before := max(b.store.decided, b.out.Compacted); main <= before {
+			return fmt.Errorf("compaction at %d follows one at %d", main, before)
 		}
 		b.out.Compacted = main
 		return b.pb.Set(b.store.group.metaKey(metaCompacted), encodeRevision(b.out.Compacted), nil)
+	case effectJoin:
+		id, g := r.num(), GroupID(r.num())
+		b.out.Leases = append(b.out.Leases, LeaseChange{ID: id, Group: g, Kind: LeaseJoined})
+		b.keyBuf = b.store.group.joinKey(b.keyBuf[:0], id, g)
+		return b.pb.Set(b.keyBuf, nil, nil)
+	case effectLeave:
+		id, g := r.num(), GroupID(r.num())
+		b.out.Leases = append(b.out.Leases, LeaseChange{ID: id, Group: g, Kind: LeaseLeft})
+		b.keyBuf = b.store.group.joinKey(b.keyBuf[:0], id, g)
+		return b.pb.Delete(b.keyBuf, nil)
 	}
 	return fmt.Errorf("effect of kind %d is not handled", kind)
 }
@@ -164,6 +181,7 @@ func (b *Batch) addPut(r *effectReader) error {
 		}
 	}
 	b.out.Events = append(b.out.Events, &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: h.keyValue(key, value)})
+	b.out.Subs = append(b.out.Subs, uint32(rev.Sub))
 	return nil
 }
 
@@ -188,6 +206,7 @@ func (b *Batch) addDelete(r *effectReader) error {
 		return err
 	}
 	b.out.Events = append(b.out.Events, deletion(key, rev.Main))
+	b.out.Subs = append(b.out.Subs, uint32(rev.Sub))
 	return nil
 }
 
@@ -217,6 +236,36 @@ func (b *Batch) detach(lease int64, key []byte) error {
 	return b.pb.Delete(b.keyBuf, nil)
 }
 
+// Place returns the group's epoch, the number of its last entry, and its last
+// part, as of this batch.
+func (b *Batch) Place() (epoch, number, part uint64) {
+	return b.next.Epoch, b.next.Number, b.next.Part
+}
+
+// SetPlace sets the group's epoch and the number of its last entry.
+func (b *Batch) SetPlace(epoch, number uint64) { b.next.Epoch, b.next.Number = epoch, number }
+
+// SetPart notes the part of a decision.
+func (b *Batch) SetPart(id uint64) { b.next.Part = id }
+
+// SetDecision stores what Store.Decision returns, in place of the last.
+func (b *Batch) SetDecision(id uint64, parts []byte) error {
+	row := binary.BigEndian.AppendUint64(make([]byte, 0, 8+len(parts)), id)
+	return b.pb.Set(b.store.group.metaKey(metaDecision), append(row, parts...), nil)
+}
+
+// SetClosed stores a closed revision of the member, for Store.Closed.
+// REQUIRES: what every group has of it was committed before.
+func (b *Batch) SetClosed(rev int64) error {
+	return b.pb.Set(b.store.group.metaKey(metaClosed), encodeRevision(rev), nil)
+}
+
+// SetMember stores a member's row; an empty one says that it was removed.
+func (b *Batch) SetMember(id uint64, row []byte) error {
+	b.keyBuf = b.store.group.memberKey(b.keyBuf[:0], id)
+	return b.pb.Set(b.keyBuf, row, nil)
+}
+
 // SetConfState stores raft's configuration as of this batch.
 func (b *Batch) SetConfState(state []byte) error {
 	return b.pb.Set(b.store.group.metaKey(metaConfState), state, nil)
@@ -236,8 +285,11 @@ func (b *Batch) Commit() (Outcome, error) {
 		return Outcome{}, fmt.Errorf("mvcc: apply: %w", err)
 	}
 	s.applied = b.next
-	if b.out.Compacted > s.Compacted() {
-		s.compacted.Store(b.out.Compacted)
+	if b.out.Compacted > 0 {
+		s.decided = b.out.Compacted
+		if !s.deferred {
+			s.Compact(b.out.Compacted)
+		}
 	}
 	// Last: whoever sees the revision sees its changes and what they imply.
 	s.revision.Store(b.next.Revision)

@@ -18,44 +18,28 @@ func (s *Store) Changes(ctx context.Context, span Span, from, to int64, fn func(
 	if span.single() {
 		return s.changesOfKey(ctx, span.Key, from, to, fn)
 	}
-	it, err := s.db.NewIter(&engine.IterOptions{
-		LowerBound: s.group.revsKey(nil, Revision{Main: from}),
-		UpperBound: s.group.revsKey(nil, Revision{Main: to + 1}),
-	})
-	if err != nil {
-		return fmt.Errorf("mvcc: changes: %w", err)
-	}
-	defer func() { _ = it.Close() }()
-	if err := s.checkCompacted(from); err != nil {
-		return err
-	}
-	data, err := s.cloneForData(it)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = data.Close() }()
+	return Changes(ctx, []*Store{s}, span, from, to, fn)
+}
 
-	var seek []byte
-	steps := 0
-	for ok := it.First(); ok; ok = it.Next() {
-		if steps++; steps%stepsPerCheck == 0 {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-		}
-		key, err := it.ValueAndErr()
-		if err != nil {
-			return fmt.Errorf("mvcc: changes: %w", err)
-		}
-		if !span.Contains(key) {
-			continue
-		}
-		rev, err := splitRevsKey(it.Key())
-		if err != nil {
+// Changes is Store.Changes for a span whose keys are in several stores.
+func Changes(
+	ctx context.Context, stores []*Store, span Span, from, to int64, fn func(*mvccpb.Event) error,
+) error {
+	w, err := newWalk(ctx, stores, from, to)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	for _, s := range stores {
+		if err := s.checkCompacted(from); err != nil {
 			return err
 		}
-		seek = s.group.dataKey(seek[:0], key, rev)
-		ev, err := eventAt(data, seek, key, rev)
+	}
+	for w.next() {
+		if !span.Contains(w.key) {
+			continue
+		}
+		ev, err := w.event()
 		if err != nil {
 			return err
 		}
@@ -63,10 +47,7 @@ func (s *Store) Changes(ctx context.Context, span Span, from, to int64, fn func(
 			return err
 		}
 	}
-	if err := it.Error(); err != nil {
-		return fmt.Errorf("mvcc: changes: %w", err)
-	}
-	return nil
+	return w.err
 }
 
 // changesOfKey is Changes for one key. Its versions lie side by side, newest

@@ -8,27 +8,23 @@ import "sync"
 // a page that ended with key k, the count of [k+"\x00", end) at that revision
 // is what the page counted less what it returned.
 
-// countCacheSize bounds the pagers that can be under way at once before they
-// push each other out, which costs them one walk.
-const countCacheSize = 1024
+// countsSize bounds the pagers that can be under way at once before they push
+// each other out, which costs them one walk.
+const countsSize = 1024
 
 type countKey struct {
 	rev        int64
 	start, end string
 }
 
-// countCache remembers counts of ranges at fixed revisions, which never change.
-// It forgets in the order of arrival.
-type countCache struct {
+// Counts remembers counts of spans at fixed revisions, which never change. It
+// forgets in the order of arrival. The zero Counts is empty; it may be used
+// concurrently.
+type Counts struct {
 	mu     sync.Mutex // guards the fields below; nothing is taken after it
 	counts map[countKey]int64
 	order  []countKey
 	next   int
-}
-
-func (c *countCache) init() {
-	c.counts = make(map[countKey]int64)
-	c.order = make([]countKey, 0, countCacheSize)
 }
 
 func spanCountKey(span Span, rev int64) countKey {
@@ -39,27 +35,42 @@ func spanCountKey(span Span, rev int64) countKey {
 	return k
 }
 
-func (c *countCache) get(k countKey) (int64, bool) {
+// Known returns the number of keys of span at rev if it was noted.
+func (c *Counts) Known(span Span, rev int64) (int64, bool) {
+	k := spanCountKey(span, rev)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, ok := c.counts[k]
 	return n, ok
 }
 
-func (c *countCache) put(k countKey, n int64) {
+// Note remembers the number of keys of span at rev.
+// REQUIRES: no change at rev or before it is to come.
+func (c *Counts) Note(span Span, rev, n int64) {
+	k := spanCountKey(span, rev)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, ok := c.counts[k]; ok {
 		return
 	}
+	if c.counts == nil {
+		c.counts = make(map[countKey]int64)
+	}
 	c.counts[k] = n
-	if len(c.order) < countCacheSize {
+	if len(c.order) < countsSize {
 		c.order = append(c.order, k)
 		return
 	}
 	delete(c.counts, c.order[c.next])
 	c.order[c.next] = k
-	c.next = (c.next + 1) % countCacheSize
+	c.next = (c.next + 1) % countsSize
+}
+
+// clear forgets all.
+func (c *Counts) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.counts, c.order, c.next = nil, nil, 0
 }
 
 // KnownCount returns the number of keys of span at rev if a page before has
@@ -68,11 +79,9 @@ func (s *Store) KnownCount(span Span, rev int64) (int64, bool) {
 	if s.checkCompacted(rev) != nil {
 		return 0, false
 	}
-	return s.counts.get(spanCountKey(span, rev))
+	return s.counts.Known(span, rev)
 }
 
 // NoteCount remembers the number of keys of span at rev. rev must be a
 // revision that readers may see.
-func (s *Store) NoteCount(span Span, rev, n int64) {
-	s.counts.put(spanCountKey(span, rev), n)
-}
+func (s *Store) NoteCount(span Span, rev, n int64) { s.counts.Note(span, rev, n) }

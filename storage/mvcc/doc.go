@@ -15,7 +15,9 @@
 //	'k' data  user key @main.sub          create, version, lease, value; empty for a tombstone
 //	'r' revs  main (8 bytes), sub (4)     user key
 //	'l' lease lease id (8)                granted TTL, remaining TTL
+//	'j' join  lease id (8), group (2)     (empty)
 //	'a' attach lease id (8), user key     (empty)
+//	'c' member member id (8)              the member layer's; empty if it was removed
 //	'm' meta  name                        see meta.go
 //
 // The layout is part of the file format, and should not be changed.

@@ -18,6 +18,8 @@ import (
 //	revoke      lease
 //	checkpoint  lease, remaining TTL
 //	compact     main
+//	join        lease, group
+//	leave       lease, group
 type Effects struct{ buf []byte }
 
 // effectKind is the first byte of an effect.
@@ -31,6 +33,8 @@ const (
 	effectRevoke     effectKind = 5
 	effectCheckpoint effectKind = 6
 	effectCompact    effectKind = 7
+	effectJoin       effectKind = 8
+	effectLeave      effectKind = 9
 )
 
 // NewEffects encodes onto dst.
@@ -99,6 +103,20 @@ func (e *Effects) Compact(main int64) {
 	e.num(main)
 }
 
+// LeaseJoin notes that a group other than core may attach keys to a lease.
+func (e *Effects) LeaseJoin(id int64, g GroupID) {
+	e.kind(effectJoin)
+	e.num(id)
+	e.num(int64(g))
+}
+
+// LeaseLeave removes the note of LeaseJoin.
+func (e *Effects) LeaseLeave(id int64, g GroupID) {
+	e.kind(effectLeave)
+	e.num(id)
+	e.num(int64(g))
+}
+
 var errShortEffect = errors.New("mvcc: effect is cut short")
 
 // effectReader decodes effects. Byte strings alias the input.
@@ -131,7 +149,7 @@ func (r *effectReader) bytes() []byte {
 func (r *effectReader) kind() (effectKind, error) {
 	k := effectKind(r.buf[0])
 	r.buf = r.buf[1:]
-	if k < effectRevision || k > effectCompact {
+	if k < effectRevision || k > effectLeave {
 		return 0, fmt.Errorf("mvcc: unknown kind of effect %d: written by a newer version?", k)
 	}
 	return k, nil

@@ -7,8 +7,6 @@ import (
 	"hash/crc32"
 
 	"google.golang.org/protobuf/proto"
-
-	"github.com/pebbledash/pebbledash/storage/engine"
 )
 
 // HashKV returns a checksum over the versions at or below rev that a compaction
@@ -23,52 +21,62 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (hash uint32, hashRev, co
 	if err := s.checkRevision(rev); err != nil {
 		return 0, 0, 0, err
 	}
-	it, err := s.db.NewIter(&engine.IterOptions{
-		LowerBound: s.group.revsKey(nil, Revision{}),
-		UpperBound: s.group.revsKey(nil, Revision{Main: rev + 1}),
-	})
-	if err != nil {
-		return 0, 0, 0, fmt.Errorf("mvcc: hash: %w", err)
-	}
-	defer func() { _ = it.Close() }()
-	compacted = s.Compacted()
-	if rev < compacted {
-		return 0, 0, 0, ErrCompacted
-	}
-	data, err := s.cloneForData(it)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	defer func() { _ = data.Close() }()
+	hash, compacted, err = HashKV(ctx, []*Store{s}, rev, 0)
+	return hash, rev, compacted, err
+}
 
+// HashKV is Store.HashKV of what several stores hold together. It returns the
+// revision of the last compaction that is effective in one of them, or
+// compacted if that is later.
+// REQUIRES: no change at rev or before it is to come.
+func HashKV(
+	ctx context.Context, stores []*Store, rev, compacted int64,
+) (hash uint32, at int64, err error) {
+	w, err := newWalk(ctx, stores, 0, rev)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer w.close()
+	// Nothing above these can be missing in the views, for those are older.
+	at = compacted
+	for _, s := range stores {
+		at = max(at, s.Compacted())
+	}
+	if rev < at {
+		return 0, 0, ErrCompacted
+	}
 	// etcd looks below the compacted revision only for what is live at rev, or
 	// for what is live at the compacted revision if nothing is live at rev.
 	anchor := rev
-	if live, err := s.anyLive(ctx, rev); err != nil {
-		return 0, 0, 0, err
+	if live, err := anyLive(ctx, stores, rev); err != nil {
+		return 0, 0, err
 	} else if !live {
-		anchor = compacted
+		anchor = at
 	}
 	h := hasher{sum: crc32.Checksum([]byte("key"), castagnoli)}
-	steps := 0
-	for ok := it.First(); ok; ok = it.Next() {
-		if steps++; steps%stepsPerCheck == 0 {
-			if err := ctx.Err(); err != nil {
-				return 0, 0, 0, err
+	for w.next() {
+		if w.rev.Main <= at {
+			if kept, err := w.live(anchor); err != nil {
+				return 0, 0, err
+			} else if !kept {
+				continue
 			}
 		}
-		if err := h.row(s.group, it, data, compacted, anchor); err != nil {
-			return 0, 0, 0, err
+		if err := h.add(w); err != nil {
+			return 0, 0, err
 		}
 	}
-	if err := it.Error(); err != nil {
-		return 0, 0, 0, fmt.Errorf("mvcc: hash: %w", err)
-	}
-	return h.sum, rev, compacted, nil
+	return h.sum, at, w.err
 }
 
-func (s *Store) anyLive(ctx context.Context, rev int64) (bool, error) {
-	sc, err := s.Scan(ctx, Span{}, rev)
+// anyLive says whether any key is there at rev. In which order it looks at the
+// stores is all the same.
+func anyLive(ctx context.Context, stores []*Store, rev int64) (bool, error) {
+	segments := make([]Segment, len(stores))
+	for i, s := range stores {
+		segments[i].Store = s
+	}
+	sc, err := ScanSegments(ctx, segments, rev)
 	if err != nil {
 		return false, err
 	}
@@ -87,30 +95,15 @@ type hasher struct {
 	buf []byte
 }
 
-// row hashes the revision that it stands on, if a compaction at compacted
-// leaves it.
-func (h *hasher) row(g GroupID, it, data *engine.Iterator, compacted, anchor int64) error {
-	rev, err := splitRevsKey(it.Key())
+// add hashes the change that w stands on.
+func (h *hasher) add(w *walk) error {
+	ev, err := w.event()
 	if err != nil {
 		return err
 	}
-	key, err := it.ValueAndErr()
-	if err != nil {
-		return fmt.Errorf("mvcc: hash: %w", err)
-	}
-	if rev.Main <= compacted {
-		kept, err := isVersionAt(g, data, key, rev, anchor)
-		if err != nil || !kept {
-			return err
-		}
-	}
-	ev, err := eventAt(data, g.dataKey(nil, key, rev), key, rev)
-	if err != nil {
-		return err
-	}
-	h.buf = binary.BigEndian.AppendUint64(h.buf[:0], uint64(rev.Main))
+	h.buf = binary.BigEndian.AppendUint64(h.buf[:0], uint64(w.rev.Main))
 	h.buf = append(h.buf, '_')
-	h.buf = binary.BigEndian.AppendUint64(h.buf, uint64(rev.Sub))
+	h.buf = binary.BigEndian.AppendUint64(h.buf, uint64(w.rev.Sub))
 	if ev.Kv.CreateRevision == 0 {
 		h.buf = append(h.buf, 't')
 		ev.Kv.ModRevision = 0
@@ -120,18 +113,4 @@ func (h *hasher) row(g GroupID, it, data *engine.Iterator, compacted, anchor int
 	}
 	h.sum = crc32.Update(h.sum, castagnoli, h.buf)
 	return nil
-}
-
-// isVersionAt says whether rev is the version of key at main revision anchor,
-// and not a tombstone.
-func isVersionAt(g GroupID, data *engine.Iterator, key []byte, rev Revision, anchor int64) (bool, error) {
-	if !data.SeekPrefixGE(g.dataSeek(nil, key, anchor)) {
-		return false, data.Error()
-	}
-	_, at, err := splitDataKey(data.Key())
-	if err != nil {
-		return false, err
-	}
-	lv := data.LazyValue()
-	return at == rev && lv.Len() > 0, nil
 }

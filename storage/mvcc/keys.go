@@ -13,7 +13,9 @@ import (
 // The tables; see doc.go. Part of the file format, and should not be changed.
 const (
 	tableAttach = 'a'
+	tableMember = 'c'
 	tableData   = 'k'
+	tableJoin   = 'j'
 	tableLease  = 'l'
 	tableMeta   = 'm'
 	tableRevs   = 'r'
@@ -98,6 +100,15 @@ func splitRevsKey(k []byte) (Revision, error) {
 func (g GroupID) leaseKey(dst []byte, id int64) []byte {
 	dst = g.table(dst, tableLease)
 	return engine.AppendPrefix(binary.BigEndian.AppendUint64(dst, uint64(id)))
+}
+
+func (g GroupID) memberKey(dst []byte, id uint64) []byte {
+	return engine.AppendPrefix(binary.BigEndian.AppendUint64(g.table(dst, tableMember), id))
+}
+
+func (g GroupID) joinKey(dst []byte, id int64, joined GroupID) []byte {
+	dst = binary.BigEndian.AppendUint64(g.table(dst, tableJoin), uint64(id))
+	return engine.AppendPrefix(binary.BigEndian.AppendUint16(dst, uint16(joined)))
 }
 
 func (g GroupID) attachKey(dst []byte, id int64, key []byte) []byte {

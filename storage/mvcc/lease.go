@@ -61,6 +61,19 @@ func (s *Store) Leases(fn func(id, ttl, remaining int64)) error {
 	})
 }
 
+// Joins calls fn for every note that a group takes part in a lease.
+func (s *Store) Joins(fn func(id int64, g GroupID)) error {
+	lower, upper := s.group.bounds(tableJoin)
+	return s.each(lower, upper, func(key, _ []byte) error {
+		key = key[tablePrefixLen:]
+		if len(key) < 10 {
+			return fmt.Errorf("mvcc: bad row of a lease's group: %x", key)
+		}
+		fn(int64(binary.BigEndian.Uint64(key)), GroupID(binary.BigEndian.Uint16(key[8:])))
+		return nil
+	})
+}
+
 // LeaseKeys returns the keys that are attached to a lease, in order.
 func (s *Store) LeaseKeys(id int64) ([][]byte, error) {
 	var keys [][]byte

@@ -10,9 +10,11 @@ import (
 
 // The rows of the 'm' table. Part of the file format.
 const (
-	// metaApplied: index, term and revision, 8 bytes each: how far the log has
-	// been applied, in the same batch as what it changed.
+	// metaApplied: how far the log has been applied (Applied), in the same batch
+	// as what it changed.
 	metaApplied = "applied"
+	// metaClosed: a closed revision of the member, 8 bytes; see Batch.SetClosed.
+	metaClosed = "closed"
 	// metaCompacted: the compacted revision, 8 bytes.
 	metaCompacted = "compacted"
 	// metaScrubbed: up to which main revision Scrub has finished with the last
@@ -20,6 +22,12 @@ const (
 	metaScrubbed = "scrubbed"
 	// metaConfState: raft's configuration as of the applied index.
 	metaConfState = "confstate"
+	// metaDecision: the last transaction of several groups that core has decided:
+	// its id, 8 bytes, and the other groups' parts as core's log has them.
+	metaDecision = "decision"
+	// metaRestored: the index and the term up to which the state was ingested when
+	// it last was, 8 bytes each; see Store.Restored.
+	metaRestored = "restored"
 )
 
 // Applied says how far the log has been applied.
@@ -28,26 +36,36 @@ type Applied struct {
 	Index, Term uint64
 	// Revision is the greatest revision applied.
 	Revision int64
+	// Epoch is the greatest that the group is fenced with, Number that of the
+	// last entry applied in it (storage/PROTOCOL.md, 2).
+	Epoch, Number uint64
+	// Part is the id of the last decision whose part was applied.
+	Part uint64
 }
 
 func (g GroupID) metaKey(name string) []byte {
 	return engine.AppendPrefix(append(g.table(nil, tableMeta), name...))
 }
 
+// appliedLen is the length of a metaApplied row: the fields of Applied in their
+// order, 8 bytes each.
+const appliedLen = 6 * 8
+
 func (a Applied) encode() []byte {
-	b := binary.BigEndian.AppendUint64(nil, a.Index)
-	b = binary.BigEndian.AppendUint64(b, a.Term)
-	return binary.BigEndian.AppendUint64(b, uint64(a.Revision))
+	b := make([]byte, 0, appliedLen)
+	for _, v := range []uint64{a.Index, a.Term, uint64(a.Revision), a.Epoch, a.Number, a.Part} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return b
 }
 
 func decodeApplied(b []byte) (Applied, error) {
-	if len(b) != 24 {
+	if len(b) != appliedLen {
 		return Applied{}, fmt.Errorf("mvcc: bad row of the applied index: %x", b)
 	}
+	at := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
 	return Applied{
-		Index:    binary.BigEndian.Uint64(b),
-		Term:     binary.BigEndian.Uint64(b[8:]),
-		Revision: int64(binary.BigEndian.Uint64(b[16:])),
+		Index: at(0), Term: at(1), Revision: int64(at(2)), Epoch: at(3), Number: at(4), Part: at(5),
 	}, nil
 }
 

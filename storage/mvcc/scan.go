@@ -10,15 +10,23 @@ import (
 	"github.com/pebbledash/pebbledash/storage/engine"
 )
 
+// Segment is a part of a span, and the store that has its keys.
+type Segment struct {
+	Store *Store
+	Span  Span
+}
+
 // Scanner walks the keys of a span as they were at one revision, in key order.
-// It holds a consistent view: what is applied or scrubbed after it was made
-// does not change what it sees. It must be closed. It is for one goroutine.
+// It holds a consistent view of each store that it walks: what is applied or
+// scrubbed after it was made does not change what it sees. It must be closed.
+// It is for one goroutine.
 type Scanner struct {
-	store *Store
-	ctx   context.Context
-	it    *engine.Iterator
-	main  int64
-	err   error
+	openSegment
+	// rest are the segments after the one that is walked.
+	rest []openSegment
+	ctx  context.Context
+	main int64
+	err  error
 
 	// started says whether the iterator stands on a row; done, that there is
 	// none any more.
@@ -31,27 +39,59 @@ type Scanner struct {
 	seekBuf []byte
 }
 
+// openSegment is a Segment as a Scanner walks it; without an iterator it has no
+// keys.
+type openSegment struct {
+	store *Store
+	it    *engine.Iterator
+}
+
 // stepsPerCheck is how many rows a scan visits between looks at its context.
 const stepsPerCheck = 1024
+
+// Latest is the revision that is whatever is applied.
+const Latest int64 = maxRevision
 
 // Scan opens a Scanner at main revision rev, which must not be compacted. A
 // rev of Latest sees everything applied.
 func (s *Store) Scan(ctx context.Context, span Span, rev int64) (*Scanner, error) {
-	sc := &Scanner{store: s, ctx: ctx, main: rev}
+	open, err := s.openSegment(span, rev)
+	if err != nil {
+		return nil, err
+	}
+	return &Scanner{openSegment: open, ctx: ctx, main: rev}, nil
+}
+
+// ScanSegments opens a Scanner that walks one segment after the other.
+// REQUIRES: the keys of each come after those of the one before.
+func ScanSegments(ctx context.Context, segments []Segment, rev int64) (*Scanner, error) {
+	sc := &Scanner{ctx: ctx, main: rev, rest: make([]openSegment, 0, len(segments))}
+	for _, seg := range segments {
+		open, err := seg.Store.openSegment(seg.Span, rev)
+		if err != nil {
+			_ = sc.Close()
+			return nil, err
+		}
+		sc.rest = append(sc.rest, open)
+	}
+	sc.nextSegment()
+	return sc, nil
+}
+
+func (s *Store) openSegment(span Span, rev int64) (openSegment, error) {
 	if span.Empty() {
-		return sc, s.checkCompacted(rev)
+		return openSegment{store: s}, s.checkCompacted(rev)
 	}
 	lower, upper := s.group.dataBounds(span)
 	it, err := s.db.NewIter(&engine.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
-		return nil, fmt.Errorf("mvcc: scan: %w", err)
+		return openSegment{}, fmt.Errorf("mvcc: scan: %w", err)
 	}
 	if err := s.checkCompacted(rev); err != nil {
 		_ = it.Close()
-		return nil, err
+		return openSegment{}, err
 	}
-	sc.it = it
-	return sc, nil
+	return openSegment{s, it}, nil
 }
 
 // ScanLatest is Scan of everything applied so far.
@@ -62,9 +102,18 @@ func (s *Store) ScanLatest(ctx context.Context, span Span) (*Scanner, error) {
 // Next moves to the next key and says whether there is one. At the end, or
 // after a failure that Err tells, it returns false.
 func (sc *Scanner) Next() bool {
-	if sc.it == nil || sc.done || sc.err != nil {
-		return false
+	for !sc.done && sc.err == nil {
+		if sc.it != nil && sc.nextInSegment() {
+			return true
+		}
+		if sc.err == nil {
+			sc.nextSegment()
+		}
 	}
+	return false
+}
+
+func (sc *Scanner) nextInSegment() bool {
 	var ok bool
 	if sc.started {
 		ok = sc.it.NextPrefix()
@@ -85,9 +134,21 @@ func (sc *Scanner) Next() bool {
 			break
 		}
 	}
-	sc.done = true
 	sc.fail(sc.it.Error())
 	return false
+}
+
+// nextSegment goes on to the next segment, if there is one.
+func (sc *Scanner) nextSegment() {
+	if len(sc.rest) == 0 {
+		sc.done = true
+		return
+	}
+	if sc.it != nil {
+		sc.fail(sc.it.Close())
+	}
+	sc.openSegment, sc.rest = sc.rest[0], sc.rest[1:]
+	sc.started = false
 }
 
 // settle moves from a key's newest version to the one at the scan's revision,
@@ -155,13 +216,24 @@ func (sc *Scanner) CountRest() (int64, error) {
 // Err returns what ended the scan early, nil if nothing did.
 func (sc *Scanner) Err() error { return sc.err }
 
-// Close gives the view back.
+// Close gives the views back.
 func (sc *Scanner) Close() error {
-	if sc.it == nil {
+	err := sc.openSegment.close()
+	for i := range sc.rest {
+		if cerr := sc.rest[i].close(); err == nil {
+			err = cerr
+		}
+	}
+	sc.rest = nil
+	return err
+}
+
+func (o *openSegment) close() error {
+	if o.it == nil {
 		return nil
 	}
-	it := sc.it
-	sc.it = nil
+	it := o.it
+	o.it = nil
 	if err := it.Close(); err != nil {
 		return fmt.Errorf("mvcc: scan: %w", err)
 	}

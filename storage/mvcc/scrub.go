@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/pebbledash/pebbledash/storage/engine"
@@ -21,25 +22,30 @@ func (s *Store) Scrubbed() int64 { return s.scrubbed.Load() }
 // behind it. For one goroutine.
 func (s *Store) Scrub(stepRows int, pause func() bool) error {
 	for s.ScrubPending() {
-		target := s.compacted.Load()
-		from := s.scrubbed.Load()
-		for from < target {
-			next, err := s.scrubStep(from, target, stepRows)
-			if err != nil {
-				return err
-			}
-			from = next
-			s.scrubbed.Store(from)
-			if !pause() {
-				return nil
-			}
+		if err := s.scrubNext(stepRows); err != nil {
+			return err
+		}
+		if !pause() {
+			return nil
 		}
 	}
 	return nil
 }
 
+func (s *Store) scrubNext(stepRows int) error {
+	s.scrubbing.Lock()
+	defer s.scrubbing.Unlock()
+	next, err := s.scrubStep(s.scrubbed.Load(), s.compacted.Load(), stepRows)
+	if err == nil {
+		s.scrubbed.Store(next)
+	}
+	return err
+}
+
 // scrubStep works through revisions and returns the last that it has done; from
-// is what the step before it returned, or an older compaction. The revision
+// is what the step before it returned, or an older compaction. What it leaves is
+// what a compaction at that revision leaves, so that whoever opens the store
+// then may let it be read from there on (doc.go, invariant 4). The revision
 // "from" itself is looked at again: a tombstone there was kept.
 func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err error) {
 	it, err := s.db.NewIter(&engine.IterOptions{
@@ -60,6 +66,22 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	defer func() { _ = batch.Close() }()
 	next = target
 	rows := 0
+	// kept are the tombstones of the last revision: they may go once the step
+	// goes beyond it.
+	var kept []keptTombstone
+	dropKept := func(before int64) error {
+		for _, t := range kept {
+			if t.rev.Main >= before {
+				return nil
+			}
+			if err := s.scrubVersion(batch, t.key, t.rev, 0); err != nil {
+				return err
+			}
+			rows += 2
+		}
+		kept = kept[:0]
+		return nil
+	}
 	for ok := it.First(); ok; ok = it.Next() {
 		rev, err := splitRevsKey(it.Key())
 		if err != nil {
@@ -75,14 +97,23 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 		if err != nil {
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}
-		n, err := s.scrubKey(batch, data, key, rev, target)
+		if err := dropKept(rev.Main); err != nil {
+			return 0, err
+		}
+		n, tombstone, err := s.scrubKey(batch, data, key, rev)
 		if err != nil {
 			return 0, err
+		}
+		if tombstone {
+			kept = append(kept, keptTombstone{bytes.Clone(key), rev})
 		}
 		rows += n + 1
 	}
 	if err := it.Error(); err != nil {
 		return 0, fmt.Errorf("mvcc: scrub: %w", err)
+	}
+	if err := dropKept(next); err != nil {
+		return 0, err
 	}
 	if err := batch.Set(s.group.metaKey(metaScrubbed), encodeRevision(next), nil); err != nil {
 		return 0, fmt.Errorf("mvcc: scrub: %w", err)
@@ -93,44 +124,50 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	return next, nil
 }
 
-// scrubKey deletes the version of key before rev, and rev itself if it is a
-// tombstone before target. It returns how many rows it deleted. data shows what
-// there was before the step.
-func (s *Store) scrubKey(batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision, target int64) (int, error) {
-	g := s.group
-	seek := g.dataKey(nil, key, rev)
+type keptTombstone struct {
+	key []byte
+	rev Revision
+}
+
+// scrubKey deletes the version of key before rev. It returns how many rows it
+// deleted, and whether rev itself is a tombstone. data shows what there was
+// before the step.
+func (s *Store) scrubKey(batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision) (rows int, tombstone bool, err error) {
+	seek := s.group.dataKey(nil, key, rev)
 	ok := data.SeekPrefixGE(seek)
 	if !ok || string(data.Key()) != string(seek) {
-		return 0, data.Error() // damage: whoever reads the revision is told
-	}
-	rows := 0
-	drop := func(v Revision, size int) error {
-		if err := batch.DeleteSized(data.Key(), uint32(size), nil); err != nil {
-			return err
-		}
-		rows += 2
-		return batch.Delete(g.revsKey(nil, v), nil)
+		return 0, false, data.Error() // damage: whoever reads the revision is told
 	}
 	first := data.LazyValue()
-	if first.Len() == 0 && rev.Main < target {
-		if err := drop(rev, 0); err != nil {
-			return 0, fmt.Errorf("mvcc: scrub: %w", err)
-		}
-	}
+	tombstone = first.Len() == 0
 	// There is one older version at most: of those behind it each went when the
 	// one in front of it was looked at.
 	if data.Next() {
 		_, v, err := splitDataKey(data.Key())
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
 		lv := data.LazyValue()
-		if err := drop(v, lv.Len()); err != nil {
-			return 0, fmt.Errorf("mvcc: scrub: %w", err)
+		if err := s.scrubVersion(batch, key, v, lv.Len()); err != nil {
+			return 0, false, err
 		}
+		rows = 2
 	}
 	if err := data.Error(); err != nil {
-		return 0, fmt.Errorf("mvcc: scrub: %w", err)
+		return 0, false, fmt.Errorf("mvcc: scrub: %w", err)
 	}
-	return rows, nil
+	return rows, tombstone, nil
+}
+
+// scrubVersion deletes the two rows of a version of size bytes.
+func (s *Store) scrubVersion(batch *engine.Batch, key []byte, rev Revision, size int) error {
+	g := s.group
+	err := batch.DeleteSized(g.dataKey(nil, key, rev), uint32(size), nil)
+	if err == nil {
+		err = batch.Delete(g.revsKey(nil, rev), nil)
+	}
+	if err != nil {
+		return fmt.Errorf("mvcc: scrub: %w", err)
+	}
+	return nil
 }

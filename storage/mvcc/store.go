@@ -1,7 +1,10 @@
 package mvcc
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -21,43 +24,78 @@ type Store struct {
 	compacted atomic.Int64
 	// scrubbed is the compacted revision up to which Scrub has finished.
 	scrubbed atomic.Int64
+	// scrubbing is held by each step of Scrub, and while an Ingest replaces the
+	// rows. Nothing is taken after it.
+	scrubbing sync.Mutex
 
-	// applied belongs to the applying goroutine.
+	// applied belongs to the applying goroutine, as does decided, the revision of
+	// the last compaction in the log.
 	applied Applied
+	decided int64
+	// deferred: see DeferCompactions.
+	deferred bool
 
-	counts countCache
+	counts Counts
 }
 
 // Open opens the group's state in db, empty or as it was left.
 func Open(db *engine.DB, group GroupID) (*Store, error) {
 	s := &Store{db: db, group: group}
-	s.counts.init()
-	row, err := s.readMeta(metaApplied)
+	applied, compacted, scrubbed, err := s.load()
 	if err != nil {
 		return nil, err
 	}
-	s.applied.Revision = FirstRevision
-	if row != nil {
-		if s.applied, err = decodeApplied(row); err != nil {
-			return nil, err
-		}
-	}
-	compacted, err := s.readMetaRevision(metaCompacted)
-	if err != nil {
-		return nil, err
-	}
-	scrubbed, err := s.readMetaRevision(metaScrubbed)
-	if err != nil {
-		return nil, err
-	}
-	if compacted > s.applied.Revision || scrubbed > compacted {
-		return nil, fmt.Errorf("mvcc: the state is damaged: scrubbed to %d, compacted at %d, applied to %d",
-			scrubbed, compacted, s.applied.Revision)
-	}
+	s.applied, s.decided = applied, compacted
 	s.revision.Store(s.applied.Revision)
-	s.compacted.Store(compacted)
+	s.compacted.Store(max(compacted, scrubbed))
 	s.scrubbed.Store(scrubbed)
 	return s, nil
+}
+
+// load reads what is kept in memory of the rows.
+func (s *Store) load() (applied Applied, compacted, scrubbed int64, err error) {
+	row, err := s.readMeta(metaApplied)
+	if err != nil {
+		return applied, 0, 0, err
+	}
+	applied.Revision = FirstRevision
+	if row != nil {
+		if applied, err = decodeApplied(row); err != nil {
+			return applied, 0, 0, err
+		}
+	}
+	if compacted, err = s.readMetaRevision(metaCompacted); err != nil {
+		return applied, 0, 0, err
+	}
+	scrubbed, err = s.readMetaRevision(metaScrubbed)
+	return applied, compacted, scrubbed, err
+}
+
+// DeferCompactions has compactions take effect when Compact is called and not
+// when they are applied: in a store that is one of several, the others may not
+// have everything up to that revision yet. It returns the revision of the last
+// compaction in the log. To be called before the store is used.
+func (s *Store) DeferCompactions() (decided int64) {
+	s.deferred = true
+	s.compacted.Store(s.scrubbed.Load())
+	return s.decided
+}
+
+// Decided returns the revision of the last compaction in the log. For the
+// applying goroutine.
+func (s *Store) Decided() int64 { return s.decided }
+
+// Compact makes a compaction at rev effective: reads below it are refused, and
+// Scrub deletes. It does nothing if a later one is.
+// REQUIRES: the store has every change of its keys up to rev, and there will be
+// no other.
+func (s *Store) Compact(rev int64) {
+	for {
+		before := s.compacted.Load()
+		if rev <= before || s.compacted.CompareAndSwap(before, rev) {
+			return
+		}
+	}
 }
 
 // Revision returns the greatest revision that readers may see.
@@ -72,6 +110,35 @@ func (s *Store) Applied() Applied { return s.applied }
 // ConfState returns raft's configuration as it was stored by
 // Batch.SetConfState, nil if it never was.
 func (s *Store) ConfState() ([]byte, error) { return s.readMeta(metaConfState) }
+
+// Decision returns the id and the parts of the last decision (Batch.SetDecision),
+// 0 if there never was one.
+func (s *Store) Decision() (id uint64, parts []byte, err error) {
+	row, err := s.readMeta(metaDecision)
+	if err != nil || row == nil {
+		return 0, nil, err
+	}
+	if len(row) < 8 {
+		return 0, nil, fmt.Errorf("mvcc: bad row of the last decision: %x", row)
+	}
+	return binary.BigEndian.Uint64(row), row[8:], nil
+}
+
+// Members calls fn for every member's row; an empty one says that the member was
+// removed. row is fn's.
+func (s *Store) Members(fn func(id uint64, row []byte)) error {
+	lower, upper := s.group.bounds(tableMember)
+	return s.each(lower, upper, func(key, row []byte) error {
+		if len(key) < tablePrefixLen+8 {
+			return fmt.Errorf("mvcc: bad row of a member: %x", key)
+		}
+		fn(binary.BigEndian.Uint64(key[tablePrefixLen:]), bytes.Clone(row))
+		return nil
+	})
+}
+
+// Closed returns what Batch.SetClosed has stored, 0 if nothing.
+func (s *Store) Closed() (int64, error) { return s.readMetaRevision(metaClosed) }
 
 // DurableApplied returns how far the applied log would survive a crash now.
 func (s *Store) DurableApplied() (Applied, error) {

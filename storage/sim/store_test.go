@@ -87,11 +87,12 @@ func (s *storeTarget) open() error {
 	}
 	s.proposed = s.store.Revision()
 	s.eval = evaluate.New(evaluate.Config{
-		Store: s.store, Leases: s, MinTTL: 2,
+		Store: s.store, Group: mvcc.CoreGroup, Leases: s, MinTTL: 2,
 		Next: func() int64 {
 			s.proposed++
 			return s.proposed
 		},
+		GiveBack: func(int64) { s.proposed-- },
 		Panicked: func(op evaluate.Op, cause any, stack []byte) {
 			s.tb.Errorf("evaluating %s panicked: %v\n%s", sim.FormatOp(op), cause, stack)
 		},
@@ -104,6 +105,10 @@ func (s *storeTarget) Exists(id int64) bool {
 	_, ok := s.leases[id]
 	return ok
 }
+
+// Joined and Groups tell it that there is one group.
+func (s *storeTarget) Joined(int64, mvcc.GroupID) bool { return false }
+func (s *storeTarget) Groups(int64) []mvcc.GroupID     { return nil }
 
 // apply applies the log up to n entries, in batches of some.
 func (s *storeTarget) apply(n int) error {

@@ -20,6 +20,8 @@ type Listener struct {
 	net.Listener
 	// URL is the one from the command line; a port of 0 is still 0.
 	URL url.URL
+	// Group is the name of the group that a group's listener is for; else empty.
+	Group string
 }
 
 // listen opens a socket for each URL, or for none. tlsConfig may be nil if no
@@ -37,6 +39,19 @@ func listen(urls []url.URL, tlsConfig *tls.Config) ([]Listener, error) {
 		opened = append(opened, Listener{Listener: l, URL: u})
 	}
 	return opened, nil
+}
+
+// listenForGroups is listen for groups' URLs.
+func listenForGroups(urls []options.GroupURL, tlsConfig *tls.Config) ([]Listener, error) {
+	plain := make([]url.URL, 0, len(urls))
+	for _, u := range urls {
+		plain = append(plain, u.URL)
+	}
+	opened, err := listen(plain, tlsConfig)
+	for i := range opened {
+		opened[i].Group = urls[i].Group
+	}
+	return opened, err
 }
 
 func listenOne(u url.URL) (net.Listener, error) {

@@ -2,10 +2,10 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -15,11 +15,16 @@ import (
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/storage/member"
 )
 
 // stopGrace is how long requests may take to end once the server stops. etcd
 // is gone within a second and a half of SIGTERM, and so are we.
 const stopGrace = time.Second
+
+// resolveTimeout is how long the names of a new cluster's members may take to
+// resolve; etcd's.
+const resolveTimeout = 30 * time.Second
 
 // Env is everything that the server is given besides its configuration: what
 // the process has one of. A test can make another.
@@ -28,10 +33,21 @@ type Env struct {
 	Logger   *slog.Logger
 	Clock    clock.Clock
 	Registry *prometheus.Registry
-	// ClientListeners serve clients, MetricsListeners only metrics and health.
-	// The server closes them; Run closes those that it has left open.
+	// ClientListeners serve clients, GroupListeners too, each in the name of a
+	// group, MetricsListeners only metrics and health, and PeerListeners other
+	// members. The server closes them; Run closes those that it has left open.
 	ClientListeners  []Listener
+	GroupListeners   []Listener
 	MetricsListeners []Listener
+	PeerListeners    []Listener
+	// PeerDialTLS is for connecting to members whose URL asks for TLS. It is never
+	// nil.
+	PeerDialTLS *tls.Config
+}
+
+func (e *Env) closeListeners() error {
+	return errors.Join(closeAll(e.ClientListeners), closeAll(e.GroupListeners),
+		closeAll(e.MetricsListeners), closeAll(e.PeerListeners))
 }
 
 // server is what Run asks of the gateway and the member behind it.
@@ -80,16 +96,17 @@ func (r *runner) run(ctx context.Context, cfg *options.CompletedConfig) (err err
 		logger.Warn("configuration", "warning", warning)
 	}
 
-	if err := prepareDataDir(cfg); err != nil {
+	if err := prepareDataDir(ctx, cfg); err != nil {
 		return err
 	}
 	env, err := r.newEnv(cfg, logger)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		err = errors.Join(err, closeAll(env.ClientListeners), closeAll(env.MetricsListeners))
-	}()
+	defer func() { err = errors.Join(err, env.closeListeners()) }()
+	for _, l := range env.PeerListeners {
+		logger.Info("listening for other members", "url", l.URL.String(), "address", l.Addr().String())
+	}
 	srv, err := r.open(env)
 	if err != nil {
 		return fmt.Errorf("cannot start: %w", err)
@@ -108,13 +125,30 @@ func (r *runner) newEnv(cfg *options.CompletedConfig, logger *slog.Logger) (*Env
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	if env.ClientListeners, err = listen(cfg.ListenClientURLs, tlsConfig); err != nil {
-		return nil, err
-	}
-	if env.MetricsListeners, err = listen(cfg.ListenMetricsURLs, tlsConfig); err != nil {
-		return nil, errors.Join(err, closeAll(env.ClientListeners))
+	if err := env.listen(tlsConfig); err != nil {
+		return nil, errors.Join(err, env.closeListeners())
 	}
 	return env, nil
+}
+
+// listen opens every socket. If it fails, some may be open.
+func (e *Env) listen(clientTLS *tls.Config) error {
+	peerTLS, dialTLS, err := newPeerTLS(e.Config.PeerTLS, e.Logger)
+	if err != nil {
+		return err
+	}
+	e.PeerDialTLS = dialTLS
+	if e.ClientListeners, err = listen(e.Config.ListenClientURLs, clientTLS); err != nil {
+		return err
+	}
+	if e.GroupListeners, err = listenForGroups(e.Config.GroupListenClientURLs, clientTLS); err != nil {
+		return err
+	}
+	if e.MetricsListeners, err = listen(e.Config.ListenMetricsURLs, clientTLS); err != nil {
+		return err
+	}
+	e.PeerListeners, err = listen(e.Config.ListenPeerURLs, peerTLS)
+	return err
 }
 
 // serve runs the server until ctx is done or it fails, and stops it.
@@ -130,6 +164,9 @@ func (r *runner) serve(ctx context.Context, env *Env, srv server) error {
 			for _, l := range env.ClientListeners {
 				env.Logger.Info("serving clients", "url", l.URL.String(), "address", l.Addr().String())
 			}
+			for _, l := range env.GroupListeners {
+				env.Logger.Info("serving clients", "url", l.URL.String(), "address", l.Addr().String(), "group", l.Group)
+			}
 			for _, l := range env.MetricsListeners {
 				env.Logger.Info("serving metrics", "url", l.URL.String(), "address", l.Addr().String())
 			}
@@ -139,10 +176,15 @@ func (r *runner) serve(ctx context.Context, env *Env, srv server) error {
 			env.Logger.Info("stopping")
 			running = false
 		case failure = <-served:
-			if failure == nil {
+			switch {
+			case errors.Is(failure, member.ErrRemoved):
+				failure = nil // it has nothing to do any more, which is no failure
+			case failure == nil:
 				failure = errors.New("the server ended by itself")
+				fallthrough
+			default:
+				env.Logger.Error("stopping, because serving has failed", "error", failure)
 			}
-			env.Logger.Error("stopping, because serving has failed", "error", failure)
 			served <- nil
 			running = false
 		}
@@ -161,18 +203,38 @@ func (r *runner) notify(logger *slog.Logger, state string) {
 	}
 }
 
-// prepareDataDir makes the data directory, for our eyes only.
-func prepareDataDir(cfg *options.CompletedConfig) error {
-	entries, err := os.ReadDir(cfg.DataDir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+// prepareDataDir makes the data directory, for our eyes only. If it holds no
+// member yet, the flags that only a first start reads are checked first.
+func prepareDataDir(ctx context.Context, cfg *options.CompletedConfig) error {
+	old, err := member.HoldsMember(cfg.DataDir)
+	if err != nil {
 		return fmt.Errorf("cannot read --data-dir: %w", err)
 	}
-	if len(entries) == 0 && !cfg.NewCluster {
-		return fmt.Errorf("--initial-cluster-state=existing, but %s holds no member: joining a cluster is not yet supported",
-			cfg.DataDir)
+	if !old {
+		if err := checkFirstStart(ctx, cfg); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("cannot create --data-dir: %w", err)
 	}
 	return nil
+}
+
+// checkFirstStart checks what etcd checks only of a member without data.
+func checkFirstStart(ctx context.Context, cfg *options.CompletedConfig) error {
+	initial, err := member.ParseInitialCluster(cfg.InitialCluster, cfg.InitialClusterToken)
+	if err != nil {
+		return err
+	}
+	if !cfg.NewCluster {
+		if len(initial.Members) == 1 {
+			return fmt.Errorf("--initial-cluster-state=existing, and %s holds no member, but --initial-cluster names only this one: name the members of the cluster that it shall join as well",
+				cfg.DataDir)
+		}
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	return initial.CheckAdvertised(ctx, cfg.Name, options.Strings(cfg.AdvertisePeerURLs), member.ResolveTCP)
 }

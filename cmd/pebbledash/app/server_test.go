@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,7 +34,7 @@ func newFakeServer(env *Env) *fakeServer {
 }
 
 func (s *fakeServer) Serve() error {
-	for _, l := range s.env.ClientListeners {
+	for _, l := range slices.Concat(s.env.ClientListeners, s.env.GroupListeners, s.env.PeerListeners) {
 		go func() {
 			for {
 				conn, err := l.Accept()
@@ -108,7 +109,7 @@ func testConfig(t *testing.T, args ...string) *options.CompletedConfig {
 	args = append([]string{
 		"--data-dir=" + filepath.Join(t.TempDir(), "data"),
 		"--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:0",
-		"--listen-metrics-urls=http://127.0.0.1:0",
+		"--listen-metrics-urls=http://127.0.0.1:0", "--listen-peer-urls=http://127.0.0.1:0",
 	}, args...)
 	require.NoError(t, execute(t.Context(), run, args, nil, t.Output(), t.Output()))
 	return cfg
@@ -206,7 +207,19 @@ func TestRunDoesNotStart(t *testing.T) {
 	}{
 		{"port in use", []string{"--listen-metrics-urls=http://" + taken.Addr().String()}, "cannot listen on http://127.0.0.1:"},
 		{"no directory", []string{"--data-dir=" + file}, "cannot read --data-dir"},
-		{"no cluster to join", []string{"--initial-cluster-state=existing"}, "joining a cluster is not yet supported"},
+		{"no cluster to join", []string{"--initial-cluster-state=existing"}, "--initial-cluster names only this one"},
+		{
+			"URLs of others",
+			[]string{"--initial-cluster=default=http://10.0.0.1:2380,a=http://10.0.0.2:2380"},
+			"--initial-cluster has default=http://10.0.0.1:2380 but missing from --initial-advertise-peer-urls=http://localhost:2380",
+		},
+		{"port in use by a peer", []string{"--listen-peer-urls=http://" + taken.Addr().String()}, "cannot listen on http://127.0.0.1:"},
+		{
+			"port in use by a group",
+			[]string{"--group-listen-client-urls=pods=http://" + taken.Addr().String()},
+			"cannot listen on http://127.0.0.1:",
+		},
+		{"no peer certificate", []string{"--peer-cert-file=/nonexistent/peer", "--peer-key-file=/nonexistent/key"}, "members: stat /nonexistent/peer"},
 		{"no certificate", []string{"--cert-file=/nonexistent/cert", "--key-file=/nonexistent/key"}, "/nonexistent/cert"},
 		{"no log", []string{"--log-outputs=/nonexistent/log"}, "cannot open log"},
 		{"store", nil, "cannot start: no store"},
@@ -221,9 +234,47 @@ func TestRunDoesNotStart(t *testing.T) {
 	}
 }
 
-// A member that is there may be started with the flags it once joined with.
+// A member that is there may be started with the flags it once joined with, and
+// with others that would be wrong for a new one.
 func TestRunExistingMember(t *testing.T) {
-	cfg := testConfig(t, "--initial-cluster-state=existing")
-	require.NoError(t, os.MkdirAll(filepath.Join(cfg.DataDir, "member"), 0o700))
-	require.NoError(t, prepareDataDir(cfg))
+	for _, flag := range []string{"--initial-cluster-state=existing", "--initial-cluster=default=http://10.0.0.1:2380"} {
+		cfg := testConfig(t, flag)
+		require.Error(t, prepareDataDir(t.Context(), cfg))
+		require.NoDirExists(t, cfg.DataDir)
+		require.NoError(t, os.MkdirAll(cfg.DataDir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(cfg.DataDir, "VERSION"), nil, 0o600))
+		require.NoError(t, prepareDataDir(t.Context(), cfg))
+	}
+}
+
+// A new member may join a cluster; what the others' URLs are is not looked at.
+func TestRunJoiningMember(t *testing.T) {
+	cfg := testConfig(t, "--initial-cluster-state=existing",
+		"--initial-cluster=default=http://10.0.0.1:2380,a=http://10.0.0.2:2380")
+	require.NoError(t, prepareDataDir(t.Context(), cfg))
+	require.DirExists(t, cfg.DataDir)
+}
+
+// Whatever listens is opened, told of, and closed at the end.
+func TestRunListeners(t *testing.T) {
+	r := startServer(t, testConfig(t, "--group-listen-client-urls=pods=http://127.0.0.1:0,events=http://127.0.0.1:0"))
+	env := r.server.env
+	require.Len(t, env.GroupListeners, 2)
+	require.Equal(t, "events", env.GroupListeners[0].Group)
+	require.Equal(t, "pods", env.GroupListeners[1].Group)
+	require.Len(t, env.PeerListeners, 1)
+	require.NotNil(t, env.PeerDialTLS)
+	require.Contains(t, r.log.String(), "listening for other members")
+	close(r.server.ready)
+	require.Equal(t, "READY=1", r.notified(t))
+	require.Contains(t, r.log.String(), "group=pods")
+
+	all := slices.Concat(env.ClientListeners, env.GroupListeners, env.PeerListeners, env.MetricsListeners)
+	require.Len(t, all, 5)
+	r.cancel()
+	require.NoError(t, <-r.done)
+	for _, l := range all {
+		_, err := net.Dial("tcp", l.Addr().String())
+		require.Error(t, err, "Run leaves no listener open")
+	}
 }

@@ -21,21 +21,35 @@ func newTLSConfig(cfg options.TLSConfig, logger *slog.Logger) (*tls.Config, erro
 	if cfg.CertFile == "" {
 		return nil, nil
 	}
-	r := &tlsReloader{cfg: cfg, logger: logger}
-	stamps, err := r.stat()
+	r, err := newTLSReloader(cfg, logger)
 	if err != nil {
 		return nil, err
 	}
-	if r.current, err = loadTLS(cfg); err != nil {
-		return nil, err
+	return r.serverConfig(), nil
+}
+
+// newPeerTLS returns the configurations for serving other members, nil if there
+// is no certificate, and for connecting to them.
+//
+// A member shows the same certificate to those that it connects to as to those
+// that connect to it, and it is read again in the same way. The authorities by
+// which it knows those that it connects to, the system's if none are named, are
+// those of the start, as in etcd: let the file hold the old and the new ones
+// while members are renewed.
+func newPeerTLS(cfg options.TLSConfig, logger *slog.Logger) (serve, dial *tls.Config, err error) {
+	dial = &tls.Config{MinVersion: tls.VersionTLS12}
+	if cfg.CertFile == "" {
+		return nil, dial, nil
 	}
-	r.stamps = stamps
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return r.get(), nil
-		},
-	}, nil
+	r, err := newTLSReloader(cfg, logger)
+	if err != nil {
+		return nil, nil, fmt.Errorf("members: %w", err)
+	}
+	dial.RootCAs = r.get().ClientCAs
+	dial.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return &r.get().Certificates[0], nil
+	}
+	return r.serverConfig(), dial, nil
 }
 
 func loadTLS(cfg options.TLSConfig) (*tls.Config, error) {
@@ -63,6 +77,19 @@ func loadTLS(cfg options.TLSConfig) (*tls.Config, error) {
 	return c, nil
 }
 
+func newTLSReloader(cfg options.TLSConfig, logger *slog.Logger) (*tlsReloader, error) {
+	r := &tlsReloader{cfg: cfg, logger: logger}
+	stamps, err := r.stat()
+	if err != nil {
+		return nil, err
+	}
+	if r.current, err = loadTLS(cfg); err != nil {
+		return nil, err
+	}
+	r.stamps = stamps
+	return r, nil
+}
+
 // tlsReloader keeps a tls.Config and the state of the files it came from.
 type tlsReloader struct {
 	cfg    options.TLSConfig
@@ -82,6 +109,16 @@ type fileStamp struct {
 	size    int64
 }
 
+func (r *tlsReloader) serverConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return r.get(), nil
+		},
+	}
+}
+
+// get returns the newest configuration that could be loaded.
 func (r *tlsReloader) get() *tls.Config {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -142,6 +142,73 @@ func TestTLS(t *testing.T) {
 	require.NoError(t, <-r.done)
 }
 
+// Two members of the same configuration talk to each other, and nobody else to
+// them. Certificates are renewed without a restart on both sides.
+func TestPeerTLS(t *testing.T) {
+	p := &pki{dir: t.TempDir()}
+	cert, mallory := p.issue(t, "member"), p.issue(t, "mallory")
+	ca := func(certs ...tls.Certificate) {
+		var blocks []*pem.Block
+		for _, c := range certs {
+			blocks = append(blocks, &pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]})
+		}
+		p.write(t, "ca.crt", blocks...)
+	}
+	ca(cert)
+	r := startServer(t, testConfig(t,
+		"--listen-peer-urls=https://127.0.0.1:0",
+		"--peer-cert-file="+p.path("member.crt"), "--peer-key-file="+p.path("member.key"),
+		"--peer-client-cert-auth", "--peer-trusted-ca-file="+p.path("ca.crt"),
+	))
+	address, dial := r.server.env.PeerListeners[0].Addr().String(), r.server.env.PeerDialTLS
+	_, err := greet(t, address, dial)
+	require.NoError(t, err)
+	_, err = greet(t, address, &tls.Config{RootCAs: trust(cert)})
+	require.Error(t, err, "a member without a certificate is refused")
+	_, err = greet(t, address, &tls.Config{RootCAs: trust(cert), Certificates: []tls.Certificate{mallory}})
+	require.Error(t, err, "one with another authority's is refused")
+
+	// What dials checks whom it has reached.
+	other, err := newTLSConfig(options.TLSConfig{CertFile: p.path("mallory.crt"), KeyFile: p.path("mallory.key")},
+		slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	ls, err := listen([]url.URL{{Scheme: "https", Host: "127.0.0.1:0"}}, other)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = closeAll(ls) })
+	go func() {
+		if conn, err := ls[0].Accept(); err == nil {
+			_ = conn.(*tls.Conn).Handshake()
+			conn.Close()
+		}
+	}()
+	_, err = greet(t, ls[0].Addr().String(), dial)
+	require.ErrorContains(t, err, "signed by unknown authority")
+
+	// The certificate is renewed, and serves in both directions at once.
+	renewed := p.issue(t, "member")
+	ca(cert, renewed)
+	got, err := greet(t, address, &tls.Config{RootCAs: trust(renewed), GetClientCertificate: dial.GetClientCertificate})
+	require.NoError(t, err)
+	require.Equal(t, renewed.Leaf.SerialNumber, got.SerialNumber)
+	shown, err := dial.GetClientCertificate(nil)
+	require.NoError(t, err)
+	require.Equal(t, renewed.Certificate, shown.Certificate)
+
+	r.cancel()
+	require.NoError(t, <-r.done)
+}
+
+// A member without a certificate connects to those that have one by the system's
+// authorities.
+func TestPeerTLSWithoutCertificate(t *testing.T) {
+	serve, dial, err := newPeerTLS(options.TLSConfig{}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	require.Nil(t, serve)
+	require.Nil(t, dial.RootCAs)
+	require.Nil(t, dial.GetClientCertificate)
+	require.False(t, dial.InsecureSkipVerify)
+}
+
 // Both HTTP/2 and HTTP/1.1 can be agreed on: the client port serves gRPC and
 // health.
 func TestTLSProtocols(t *testing.T) {

@@ -2,6 +2,8 @@ package app
 
 import (
 	"context"
+	"net"
+	"slices"
 	"sync"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
@@ -42,13 +44,21 @@ func open(env *Env) (server, error) {
 	j.hub = watchcache.NewHub(watchcache.Config{Registerer: env.Registry})
 	ver, _ := Version()
 	var err error
-	j.member, err = member.Open(member.Config{
+	// A member that joins a cluster asks it, within bounds of its own.
+	j.member, err = member.Open(context.Background(), member.Config{
 		Dir:            c.DataDir,
 		Name:           c.Name,
 		PeerURLs:       options.Strings(c.AdvertisePeerURLs),
 		ClientURLs:     options.Strings(c.AdvertiseClientURLs),
 		InitialCluster: c.InitialCluster,
 		ClusterToken:   c.InitialClusterToken,
+		Join:           !c.NewCluster,
+		Routes:         c.Routes,
+		PeerListeners:  netListeners(env.PeerListeners),
+		PeerTLS:        env.PeerDialTLS,
+		SpreadLeaders:  c.SpreadLeaders,
+		LaxReconfig:    !c.StrictReconfigCheck,
+		MaxLearners:    c.MaxLearners,
 		Version:        ver,
 		TickInterval:   c.HeartbeatInterval,
 		ElectionTicks:  int(c.ElectionTimeout / c.HeartbeatInterval),
@@ -62,7 +72,7 @@ func open(env *Env) (server, error) {
 		j.hub.Close()
 		return nil, err
 	}
-	j.hub.Start(j.member, j.member.Revision())
+	j.hub.Start(j.member, j.member.Closed())
 	j.gateway = gateway.New(gateway.Config{
 		MaxRequestBytes:       c.MaxRequestBytes,
 		MaxTxnOps:             c.MaxTxnOps,
@@ -83,6 +93,14 @@ func open(env *Env) (server, error) {
 	return j, nil
 }
 
+func netListeners(ls []Listener) []net.Listener {
+	var out []net.Listener
+	for _, l := range ls {
+		out = append(out, l)
+	}
+	return out
+}
+
 // Ready implements server.
 func (j *joined) Ready() <-chan struct{} { return j.member.Ready() }
 
@@ -95,8 +113,9 @@ func (j *joined) Serve() error {
 	case err := <-j.failed:
 		return err
 	}
-	served := make(chan error, len(j.env.ClientListeners)+len(j.env.MetricsListeners))
-	for _, l := range j.env.ClientListeners {
+	clients := slices.Concat(j.env.ClientListeners, j.env.GroupListeners)
+	served := make(chan error, len(clients)+len(j.env.MetricsListeners))
+	for _, l := range clients {
 		go func() { served <- j.gateway.Serve(l) }()
 	}
 	for _, l := range j.env.MetricsListeners {

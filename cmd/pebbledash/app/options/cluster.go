@@ -3,16 +3,20 @@ package options
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/spf13/pflag"
+
+	"github.com/pebbledash/pebbledash/storage/member"
 )
 
 const (
 	clusterStateNew      = "new"
 	clusterStateExisting = "existing"
+
+	// maxMembers is what etcd recommends at most: each write waits for more than
+	// half of them.
+	maxMembers = 7
 )
 
 // ClusterOptions are about the cluster that the member forms or joins.
@@ -21,6 +25,9 @@ type ClusterOptions struct {
 	InitialCluster    string
 	ClusterState      string
 	ClusterToken      string
+
+	StrictReconfigCheck bool
+	MaxLearners         int
 }
 
 func newClusterOptions() *ClusterOptions {
@@ -28,6 +35,9 @@ func newClusterOptions() *ClusterOptions {
 		AdvertisePeerURLs: mustURLs("http://localhost:2380"),
 		ClusterState:      clusterStateNew,
 		ClusterToken:      "etcd-cluster",
+
+		StrictReconfigCheck: true,
+		MaxLearners:         1,
 	}
 }
 
@@ -35,11 +45,14 @@ func newClusterOptions() *ClusterOptions {
 func (o *ClusterOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&o.AdvertisePeerURLs, "initial-advertise-peer-urls", "This member's URLs for other members.")
 	fs.StringVar(&o.InitialCluster, "initial-cluster", o.InitialCluster,
-		"Members of the cluster at its start, as name=url,name=url. One member for now. (default ${name}=${initial-advertise-peer-urls})")
+		"Members of the cluster at its start, as name=url,name=url; up to 7. (default ${name}=${initial-advertise-peer-urls})")
 	fs.StringVar(&o.ClusterState, "initial-cluster-state", o.ClusterState,
 		"\"new\", or \"existing\" to join a cluster. Of no meaning once the data directory holds a member.")
 	fs.StringVar(&o.ClusterToken, "initial-cluster-token", o.ClusterToken,
 		"Tells clusters apart that were started with the same URLs.")
+	fs.BoolVar(&o.StrictReconfigCheck, "strict-reconfig-check", o.StrictReconfigCheck,
+		"Refuse changes of the members that would cost the quorum.")
+	fs.IntVar(&o.MaxLearners, "max-learners", o.MaxLearners, "Most members that do not vote.")
 }
 
 // Complete fills in what follows from other flags.
@@ -60,37 +73,40 @@ func (o *ClusterOptions) Validate(name string) []error {
 		errs = append(errs, fmt.Errorf("--initial-cluster-state must be %q or %q, not %q",
 			clusterStateNew, clusterStateExisting, o.ClusterState))
 	}
+	if o.MaxLearners < 0 || o.MaxLearners > maxMembers {
+		errs = append(errs, fmt.Errorf("--max-learners must be between 0 and %d, not %d", maxMembers, o.MaxLearners))
+	}
 	return append(errs, o.validateInitialCluster(name)...)
 }
 
 func (o *ClusterOptions) validateInitialCluster(name string) []error {
-	if len(o.AdvertisePeerURLs) == 0 {
+	if len(o.AdvertisePeerURLs) == 0 || name == "" {
 		return nil // and so --initial-cluster cannot be right
 	}
-	members, err := parseInitialCluster(o.InitialCluster)
+	initial, err := member.ParseInitialCluster(o.InitialCluster, o.ClusterToken)
 	if err != nil {
-		return []error{fmt.Errorf("--initial-cluster %q: %w", o.InitialCluster, err)}
+		return []error{fmt.Errorf("--initial-cluster: %w", err)}
 	}
-	if len(members) > 1 {
-		return []error{fmt.Errorf("--initial-cluster names %d members (%s), but only clusters of one member are supported yet",
-			len(members), strings.Join(slices.Sorted(maps.Keys(members)), ", "))}
+	if len(initial.Members) > maxMembers {
+		return []error{fmt.Errorf("--initial-cluster names %d members; a cluster can have %d, and works best with 3 or 5",
+			len(initial.Members), maxMembers)}
 	}
-	mine, ok := members[name]
-	if !ok {
+	if _, err := initial.Member(name); err != nil {
 		return []error{fmt.Errorf("--initial-cluster %q does not name this member, %q (--name)", o.InitialCluster, name)}
-	}
-	if mine.String() != o.AdvertisePeerURLs.String() {
-		return []error{fmt.Errorf("--initial-cluster gives %q the URLs %s, but --initial-advertise-peer-urls has %s",
-			name, mine.String(), o.AdvertisePeerURLs.String())}
 	}
 	return nil
 }
 
 func (o *ClusterOptions) applyTo(c *CompletedConfig) {
 	c.AdvertisePeerURLs = o.AdvertisePeerURLs.list()
-	c.InitialCluster = initialClusterOf(c.Name, o.AdvertisePeerURLs)
+	c.InitialCluster = o.InitialCluster
+	if initial, err := member.ParseInitialCluster(o.InitialCluster, o.ClusterToken); err == nil {
+		c.InitialCluster = writeInitialCluster(initial)
+	}
 	c.InitialClusterToken = o.ClusterToken
 	c.NewCluster = o.ClusterState == clusterStateNew
+	c.StrictReconfigCheck = o.StrictReconfigCheck
+	c.MaxLearners = o.MaxLearners
 }
 
 func initialClusterOf(name string, urls URLs) string {
@@ -101,24 +117,13 @@ func initialClusterOf(name string, urls URLs) string {
 	return strings.Join(parts, ",")
 }
 
-// parseInitialCluster understands "name=url,name=url", where a name that stands
-// more than once has that many URLs.
-func parseInitialCluster(s string) (map[string]URLs, error) {
-	raw := map[string][]string{}
-	for part := range strings.SplitSeq(s, ",") {
-		name, u, ok := strings.Cut(strings.TrimSpace(part), "=")
-		if !ok || name == "" {
-			return nil, fmt.Errorf("%q is not of the form name=url", part)
+// writeInitialCluster writes all members, by name, each with its URLs in order.
+func writeInitialCluster(c member.InitialCluster) string {
+	var parts []string
+	for _, m := range c.Members {
+		for _, u := range m.PeerURLs {
+			parts = append(parts, m.Name+"="+u)
 		}
-		raw[name] = append(raw[name], u)
 	}
-	members := map[string]URLs{}
-	for name, list := range raw {
-		urls, err := parseURLs(strings.Join(list, ","))
-		if err != nil {
-			return nil, err
-		}
-		members[name] = urls
-	}
-	return members, nil
+	return strings.Join(parts, ",")
 }

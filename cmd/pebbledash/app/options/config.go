@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"net/url"
 	"time"
+
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // CompletedConfig holds every setting of the server, resolved and checked.
@@ -13,10 +15,11 @@ type CompletedConfig struct {
 	Name    string
 	DataDir string
 
-	// ListenPeerURLs is not listened on yet: a cluster has one member.
 	ListenPeerURLs    []url.URL
 	AdvertisePeerURLs []url.URL
-	// InitialCluster is "name=url,name=url", this member's URLs only, sorted.
+	// PeerTLS is for serving other members and for connecting to them.
+	PeerTLS TLSConfig
+	// InitialCluster is "name=url,name=url", all members', sorted by name.
 	InitialCluster      string
 	InitialClusterToken string
 	// NewCluster is false where the member shall join a cluster that exists. It
@@ -26,6 +29,23 @@ type CompletedConfig struct {
 	HeartbeatInterval time.Duration
 	// ElectionTimeout is at least five heartbeat intervals.
 	ElectionTimeout time.Duration
+	// StrictReconfigCheck refuses changes of the members that would cost the
+	// quorum.
+	StrictReconfigCheck bool
+	// MaxLearners bounds the members that do not vote.
+	MaxLearners int
+
+	// ResourceGroups and EtcdPrefix are as given, Routes is what they mean. They
+	// are those that a new cluster gets; once the data directory holds a member,
+	// its routes count.
+	ResourceGroups string
+	EtcdPrefix     string
+	Routes         *route.Table
+	// GroupListenClientURLs are sorted. Every group is in Routes.
+	GroupListenClientURLs []GroupURL
+	// SpreadLeaders gives each group's leader a home of its own; else they follow
+	// core's.
+	SpreadLeaders bool
 
 	ListenClientURLs    []url.URL
 	AdvertiseClientURLs []url.URL
@@ -65,13 +85,17 @@ type KeepAliveConfig struct {
 	Timeout time.Duration
 }
 
-// TLSConfig names the files for serving clients. All are empty for plain text.
+// TLSConfig names the files for serving clients, or other members. Certificate
+// and key are empty for plain text.
 type TLSConfig struct {
 	CertFile string
 	KeyFile  string
-	// TrustedCAFile is what clients' certificates are verified against; if it is
-	// not empty, clients must have one.
+	// TrustedCAFile is what the certificates of the other side are verified
+	// against; if it is not empty, who connects must have one.
 	TrustedCAFile string
+	// ClientCertAuth was asked for; there is a TrustedCAFile then, which alone has
+	// the same effect.
+	ClientCertAuth bool
 }
 
 // LogConfig says what is logged, how and where.

@@ -1,6 +1,7 @@
 package options
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -20,6 +21,9 @@ type MemberOptions struct {
 	HeartbeatMS    uint
 	ElectionMS     uint
 	ListenPeerURLs URLs
+	PreVote        bool
+	// ElectionTickAdvance is not acted on.
+	ElectionTickAdvance bool
 }
 
 func newMemberOptions() *MemberOptions {
@@ -28,6 +32,9 @@ func newMemberOptions() *MemberOptions {
 		HeartbeatMS:    100,
 		ElectionMS:     1000,
 		ListenPeerURLs: mustURLs("http://localhost:2380"),
+		PreVote:        true,
+
+		ElectionTickAdvance: true,
 	}
 }
 
@@ -39,7 +46,11 @@ func (o *MemberOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.UintVar(&o.ElectionMS, "election-timeout", o.ElectionMS,
 		"Milliseconds without a heartbeat after which a follower calls an election; at least five heartbeat intervals.")
 	fs.Var(&o.ListenPeerURLs, "listen-peer-urls",
-		"URLs to listen on for other members. Not listened on yet: a cluster has one member.")
+		"URLs to listen on for other members: http, https, unix or unixs.")
+	fs.BoolVar(&o.PreVote, "pre-vote", o.PreVote,
+		"Ask whether an election could be won before calling it. Always done; must not be false.")
+	fs.BoolVar(&o.ElectionTickAdvance, "initial-election-tick-advance", o.ElectionTickAdvance,
+		"Accepted, but of no effect: a member that starts waits for a leader as any other does.")
 }
 
 // Complete fills in what follows from other flags.
@@ -67,6 +78,12 @@ func (o *MemberOptions) Validate() []error {
 	case o.HeartbeatMS > o.ElectionMS/5:
 		errs = append(errs, fmt.Errorf("--election-timeout[%dms] should be at least as 5 times as --heartbeat-interval[%dms]",
 			o.ElectionMS, o.HeartbeatMS))
+	}
+	if !o.PreVote {
+		errs = append(errs, errors.New("--pre-vote=false is not supported: without it, a member that was cut off would disturb the others when it comes back"))
+	}
+	if len(o.ListenPeerURLs) == 0 {
+		errs = append(errs, errors.New("--listen-peer-urls must not be empty"))
 	}
 	return append(errs, o.ListenPeerURLs.checkBind("listen-peer-urls")...)
 }

@@ -27,14 +27,12 @@ discovery-user distributed-tracing-address distributed-tracing-instance-id
 distributed-tracing-sampling-rate distributed-tracing-service-name
 downgrade-check-time enable-distributed-tracing enable-grpc-gateway
 enable-log-rotation feature-gates force-new-cluster host-whitelist
-initial-election-tick-advance listen-client-http-urls log-rotation-config-json
-max-learners max-snapshots max-wals memory-mlock metrics peer-auto-tls
-peer-cert-allowed-cn peer-cert-allowed-hostname peer-cert-file
-peer-client-cert-auth peer-client-cert-file peer-client-key-file peer-crl-file
-peer-key-file peer-skip-client-san-verification peer-trusted-ca-file pre-vote
-raft-read-timeout raft-write-timeout self-signed-cert-validity
-snapshot-catchup-entries socket-reuse-address socket-reuse-port
-strict-reconfig-check tls-max-version tls-min-version unsafe-no-fsync
+listen-client-http-urls log-rotation-config-json max-snapshots max-wals
+memory-mlock metrics peer-auto-tls peer-cert-allowed-cn
+peer-cert-allowed-hostname peer-client-cert-file peer-client-key-file
+peer-crl-file peer-skip-client-san-verification raft-read-timeout
+raft-write-timeout self-signed-cert-validity socket-reuse-address
+socket-reuse-port tls-max-version tls-min-version unsafe-no-fsync
 v2-deprecation wal-dir warning-apply-duration warning-unary-request-duration
 `
 

@@ -28,6 +28,7 @@ import (
 type Options struct {
 	Member     *MemberOptions
 	Cluster    *ClusterOptions
+	Groups     *GroupOptions
 	Client     *ClientOptions
 	Storage    *StorageOptions
 	Security   *SecurityOptions
@@ -41,6 +42,7 @@ func New() *Options {
 	return &Options{
 		Member:     newMemberOptions(),
 		Cluster:    newClusterOptions(),
+		Groups:     newGroupOptions(),
 		Client:     newClientOptions(),
 		Storage:    newStorageOptions(),
 		Security:   &SecurityOptions{},
@@ -59,6 +61,7 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	}
 	add("member", o.Member.AddFlags)
 	add("cluster", o.Cluster.AddFlags)
+	add("raft groups", o.Groups.AddFlags)
 	add("client traffic", o.Client.AddFlags)
 	add("storage", o.Storage.AddFlags)
 	add("security", o.Security.AddFlags)
@@ -86,6 +89,7 @@ func (c CompletedOptions) Validate() []error {
 	var errs []error
 	errs = append(errs, c.o.Member.Validate()...)
 	errs = append(errs, c.o.Cluster.Validate(c.o.Member.Name)...)
+	errs = append(errs, c.o.Groups.Validate()...)
 	errs = append(errs, c.o.Client.Validate()...)
 	errs = append(errs, c.o.Storage.Validate()...)
 	errs = append(errs, c.o.Security.Validate()...)
@@ -99,11 +103,22 @@ func (c CompletedOptions) Validate() []error {
 // where, and whether there is a certificate for it.
 func (c CompletedOptions) validateListeners() []error {
 	var errs []error
-	taken := map[string]string{} // address to the URL that has it
-	for _, u := range append(c.o.Client.ListenURLs.list(), c.o.Monitoring.ListenMetricsURLs.list()...) {
+	clients := append(c.o.Client.ListenURLs.list(), c.o.Monitoring.ListenMetricsURLs.list()...)
+	for _, u := range c.o.Groups.ListenURLs {
+		clients = append(clients, u.URL)
+	}
+	for _, u := range clients {
 		if Secure(u) && c.o.Security.CertFile == "" {
 			errs = append(errs, errors.New("--cert-file and --key-file are required to listen on "+u.String()))
 		}
+	}
+	for _, u := range c.o.Member.ListenPeerURLs {
+		if Secure(u) && c.o.Security.PeerCertFile == "" {
+			errs = append(errs, errors.New("--peer-cert-file and --peer-key-file are required to listen on "+u.String()))
+		}
+	}
+	taken := map[string]string{} // address to the URL that has it
+	for _, u := range append(clients, c.o.Member.ListenPeerURLs...) {
 		_, address := Address(u)
 		if u.Port() == "0" {
 			continue // the system chooses, another one each time
@@ -124,6 +139,7 @@ func (c CompletedOptions) Config() *CompletedConfig {
 	cfg := &CompletedConfig{}
 	c.o.Member.applyTo(cfg)
 	c.o.Cluster.applyTo(cfg)
+	c.o.Groups.applyTo(cfg)
 	c.o.Client.applyTo(cfg)
 	c.o.Storage.applyTo(cfg)
 	c.o.Security.applyTo(cfg)

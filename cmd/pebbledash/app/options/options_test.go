@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 	cliflag "k8s.io/component-base/cli/flag"
+
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // TestDataDriven replays testdata. The commands are:
@@ -94,6 +96,14 @@ func printDifference(b *strings.Builder, prefix string, standard, v reflect.Valu
 			if urls := URLs(x); !reflect.DeepEqual(was.Interface(), x) {
 				fmt.Fprintf(b, "%s: %s\n", name, urls.String())
 			}
+		case []GroupURL:
+			if urls := GroupURLs(x); len(x) > 0 {
+				fmt.Fprintf(b, "%s: %s\n", name, urls.String())
+			}
+		case *route.Table:
+			if !x.Equal(was.Interface().(*route.Table)) {
+				fmt.Fprintf(b, "%s: %s\n", name, x)
+			}
 		case []string:
 			if !slices.Equal(was.Interface().([]string), x) {
 				fmt.Fprintf(b, "%s: %s\n", name, strings.Join(x, "; "))
@@ -134,22 +144,16 @@ func TestElectionTicks(t *testing.T) {
 	require.Equal(t, 6, cfg.ElectionTicks())
 }
 
-func FuzzInitialCluster(f *testing.F) {
-	f.Add("default=http://localhost:2380")
-	f.Add("a=http://10.0.0.1:2380,a=https://10.0.0.2:2380,b=unix:///run/b")
+func FuzzGroupURLs(f *testing.F) {
+	f.Add("events=http://127.0.0.1:2479,pods=https://[::1]:1")
 	f.Add("=,")
 	f.Fuzz(func(t *testing.T, s string) {
-		members, err := parseInitialCluster(s)
-		if err != nil {
+		var us, again GroupURLs
+		if us.Set(s) != nil {
 			return
 		}
 		// What was understood can be written and is understood to be the same.
-		for name, urls := range members {
-			again, err := parseInitialCluster(initialClusterOf(name, urls))
-			require.NoError(t, err)
-			require.Equal(t, urls.String(), ptr(again[name]).String())
-		}
+		require.NoError(t, again.Set(us.String()))
+		require.Equal(t, us.String(), again.String())
 	})
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -2,6 +2,8 @@ package options
 
 import (
 	"errors"
+	"net/url"
+	"slices"
 
 	"github.com/spf13/pflag"
 )
@@ -12,6 +14,11 @@ type SecurityOptions struct {
 	KeyFile        string
 	TrustedCAFile  string
 	ClientCertAuth bool
+
+	PeerCertFile       string
+	PeerKeyFile        string
+	PeerTrustedCAFile  string
+	PeerClientCertAuth bool
 }
 
 // AddFlags adds the section's flags to fs.
@@ -22,6 +29,13 @@ func (o *SecurityOptions) AddFlags(fs *pflag.FlagSet) {
 		"Authorities that sign clients' certificates; with it, every client must have one.")
 	fs.BoolVar(&o.ClientCertAuth, "client-cert-auth", o.ClientCertAuth,
 		"Demand a certificate of every client; needs --trusted-ca-file.")
+	fs.StringVar(&o.PeerCertFile, "peer-cert-file", o.PeerCertFile,
+		"Certificate for serving other members and for connecting to them, in PEM; read again when it changes.")
+	fs.StringVar(&o.PeerKeyFile, "peer-key-file", o.PeerKeyFile, "Private key of that certificate.")
+	fs.StringVar(&o.PeerTrustedCAFile, "peer-trusted-ca-file", o.PeerTrustedCAFile,
+		"Authorities that sign other members' certificates; with it, every one that connects must have one.")
+	fs.BoolVar(&o.PeerClientCertAuth, "peer-client-cert-auth", o.PeerClientCertAuth,
+		"Demand a certificate of every member that connects; needs --peer-trusted-ca-file.")
 }
 
 // Validate returns everything that is wrong.
@@ -36,17 +50,34 @@ func (o *SecurityOptions) Validate() []error {
 	if o.TrustedCAFile != "" && o.CertFile == "" {
 		errs = append(errs, errors.New("--trusted-ca-file has no effect without --cert-file and --key-file"))
 	}
+	if (o.PeerCertFile == "") != (o.PeerKeyFile == "") {
+		errs = append(errs, errors.New("--peer-cert-file and --peer-key-file must be given together"))
+	}
+	if o.PeerClientCertAuth && o.PeerTrustedCAFile == "" {
+		errs = append(errs, errors.New("--peer-client-cert-auth needs --peer-trusted-ca-file"))
+	}
+	if o.PeerTrustedCAFile != "" && o.PeerCertFile == "" {
+		errs = append(errs, errors.New("--peer-trusted-ca-file has no effect without --peer-cert-file and --peer-key-file"))
+	}
 	return errs
 }
 
+// applyTo comes after all that listens.
 func (o *SecurityOptions) applyTo(c *CompletedConfig) {
-	c.TLS = TLSConfig{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.TrustedCAFile}
-	if o.CertFile == "" {
-		return
+	c.TLS = TLSConfig{o.CertFile, o.KeyFile, o.TrustedCAFile, o.ClientCertAuth}
+	c.PeerTLS = TLSConfig{o.PeerCertFile, o.PeerKeyFile, o.PeerTrustedCAFile, o.PeerClientCertAuth}
+	clients := slices.Clone(c.ListenClientURLs)
+	for _, u := range c.GroupListenClientURLs {
+		clients = append(clients, u.URL)
 	}
-	for _, u := range c.ListenClientURLs {
-		if !Secure(u) {
-			c.Warnings = append(c.Warnings, "serving "+u.String()+" in plain text although --cert-file is given")
+	warnOfPlainText(c, clients, c.TLS, "--cert-file")
+	warnOfPlainText(c, c.ListenPeerURLs, c.PeerTLS, "--peer-cert-file")
+}
+
+func warnOfPlainText(c *CompletedConfig, urls []url.URL, tls TLSConfig, flag string) {
+	for _, u := range urls {
+		if tls.CertFile != "" && !Secure(u) {
+			c.Warnings = append(c.Warnings, "serving "+u.String()+" in plain text although "+flag+" is given")
 		}
 	}
 }

@@ -13,11 +13,13 @@ const (
 	compactionRevision = "revision"
 
 	defaultSnapshotCount = 10_000
+	defaultCatchUpCount  = 5_000
 )
 
 // StorageOptions are about what is kept, and how long.
 type StorageOptions struct {
 	SnapshotCount       uint64
+	CatchUpEntries      uint64
 	QuotaBytes          int64
 	CompactionMode      string
 	CompactionRetention string
@@ -26,6 +28,7 @@ type StorageOptions struct {
 func newStorageOptions() *StorageOptions {
 	return &StorageOptions{
 		SnapshotCount:       defaultSnapshotCount,
+		CatchUpEntries:      defaultCatchUpCount,
 		CompactionMode:      compactionPeriodic,
 		CompactionRetention: "0",
 	}
@@ -35,6 +38,8 @@ func newStorageOptions() *StorageOptions {
 func (o *StorageOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.Uint64Var(&o.SnapshotCount, "snapshot-count", o.SnapshotCount,
 		"Committed log entries after which the log may be truncated (0 for the default).")
+	fs.Uint64Var(&o.CatchUpEntries, "snapshot-catchup-entries", o.CatchUpEntries,
+		"Log entries kept for slow members when the log is truncated. Accepted, but of no effect.")
 	fs.Int64Var(&o.QuotaBytes, "quota-backend-bytes", o.QuotaBytes,
 		"Most bytes that the store may hold. Accepted, but not yet enforced.")
 	fs.StringVar(&o.CompactionMode, "auto-compaction-mode", o.CompactionMode,
@@ -73,6 +78,9 @@ func (o *StorageOptions) applyTo(c *CompletedConfig) {
 	c.SnapshotCount = o.SnapshotCount
 	if c.SnapshotCount == 0 {
 		c.SnapshotCount = defaultSnapshotCount
+	}
+	if o.CatchUpEntries != defaultCatchUpCount {
+		c.Warnings = append(c.Warnings, "--snapshot-catchup-entries has no effect")
 	}
 	if o.QuotaBytes != 0 {
 		c.Warnings = append(c.Warnings, "--quota-backend-bytes is not yet enforced")

@@ -1,0 +1,4 @@
+package group
+
+// BeginEmpty is temporary.
+func (l *Log) BeginEmpty() error { return l.Bootstrap(0, 0) }

@@ -1,0 +1,4 @@
+package mvcc
+
+// Scrubbed is temporary.
+func (in *Ingest) Scrubbed() int64 { return in.scrubbed }

@@ -1,0 +1,435 @@
+package peer_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pebbledash/pebbledash/storage/peer"
+)
+
+// secure makes nodes speak TLS.
+func secure(t testing.TB) func(*peer.Config) {
+	server, client := certificate(t)
+	return func(c *peer.Config) {
+		c.Listeners[0] = tls.NewListener(c.Listeners[0], server)
+		c.DialTLS = client
+	}
+}
+
+func (n *node) secureURL() string { return strings.Replace(n.url, "http:", "https:", 1) }
+
+// TestEverythingOverTLS also has two members send to each other.
+func TestEverythingOverTLS(t *testing.T) {
+	got := make(chan string, 10)
+	h := func() *handler {
+		return &handler{
+			raft: func(from uint64, group uint16, p []byte) { got <- fmt.Sprintf("raft %d %d %s", from, group, p) },
+			notice: func(from uint64, p []byte) {
+				got <- fmt.Sprintf("notice %d %s", from, p)
+			},
+			call: func(_ context.Context, from uint64, method byte, p []byte) ([]byte, error) {
+				return fmt.Appendf(nil, "%d %d %s", from, method, p), nil
+			},
+		}
+	}
+	s := secure(t)
+	a, b := start(t, 1, h(), s), start(t, 2, h(), s)
+	a.SetPeer(2, []string{b.secureURL()})
+	b.SetPeer(1, []string{a.secureURL()})
+	a.expect(t, "connected 2")
+	b.expect(t, "connected 1")
+
+	a.Send(2, 7, []byte("hi"), false)
+	require.Equal(t, "raft 1 7 hi", receive(t, got))
+	b.Send(1, 65535, nil, true)
+	require.Equal(t, "raft 2 65535 ", receive(t, got))
+	a.Notify(2, []byte("news"))
+	require.Equal(t, "notice 1 news", receive(t, got))
+	reply, err := b.Call(t.Context(), 1, 9, []byte("what?"))
+	require.NoError(t, err)
+	require.Equal(t, "2 9 what?", string(reply))
+	require.NoError(t, a.SendSnapshot(t.Context(), 2, nil, chunks(3, 10)))
+	_, client := certificate(t)
+	_, err = peer.Ask(t.Context(), []string{a.secureURL()}, client, 1, nil)
+	require.ErrorIs(t, err, peer.ErrNotSent, "a certificate that nobody knows")
+
+	_, ok := a.ActiveSince(2)
+	require.True(t, ok)
+	require.InDelta(t, 1, a.gathered(t, "etcd_network_active_peers"), 0)
+	for _, name := range []string{"etcd_network_peer_sent_bytes_total", "etcd_network_peer_received_bytes_total"} {
+		require.Positive(t, a.gathered(t, name), name)
+		require.Positive(t, b.gathered(t, name), name)
+	}
+	require.InDelta(t, 1, a.gathered(t, "etcd_network_snapshot_send_success"), 0)
+	require.InDelta(t, 1, b.gathered(t, "etcd_network_snapshot_receive_success"), 0)
+	eventually(t, func() bool { return a.gathered(t, "etcd_network_peer_round_trip_time_seconds") > 0 })
+	require.Zero(t, a.gathered(t, "pebbledash_peer_queued_bytes"))
+	require.Zero(t, a.gathered(t, "pebbledash_peer_calls"))
+}
+
+// sequence checks that each group's messages come in order, none of them twice.
+type sequence struct {
+	mu   sync.Mutex
+	last [8]uint64
+	bad  string
+	got  int
+	// arrived has room for one.
+	arrived chan struct{}
+}
+
+func newSequence() *sequence { return &sequence{arrived: make(chan struct{}, 1)} }
+
+func (s *sequence) raft(_ uint64, group uint16, p []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := binary.BigEndian.Uint64(p)
+	if n <= s.last[group] {
+		s.bad = fmt.Sprintf("group %d: %d after %d", group, n, s.last[group])
+	}
+	for _, b := range p[8:] {
+		if b != byte(n) {
+			s.bad = fmt.Sprintf("message %d of group %d is damaged", n, group)
+		}
+	}
+	s.last[group] = n
+	s.got++
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+}
+
+func numbered(n uint64, size int) []byte {
+	return append(binary.BigEndian.AppendUint64(nil, n), bytes.Repeat([]byte{byte(n)}, size)...)
+}
+
+// TestOrder has each group's sender send as fast as it can, without dropping.
+func TestOrder(t *testing.T) {
+	s := newSequence()
+	from, to := pair(t, &handler{}, &handler{raft: s.raft})
+	const each = 2000
+	var senders sync.WaitGroup
+	for group := range s.last {
+		senders.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(group), 0))
+			for n := range uint64(each) {
+				size := rng.IntN(200)
+				switch rng.IntN(200) {
+				case 0:
+					size = rng.IntN(3 << 20)
+				case 1, 2:
+					size = rng.IntN(20 << 10)
+				}
+				for from.gathered(t, "pebbledash_peer_queued_bytes") > 20<<20 {
+					<-s.arrived
+				}
+				from.Send(to.id, uint16(group), numbered(n+1, size), rng.IntN(3) == 0)
+			}
+		})
+	}
+	senders.Wait()
+	eventually(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.got == each*len(s.last)
+	})
+	require.Empty(t, s.bad)
+	require.Zero(t, from.gathered(t, "etcd_network_peer_sent_failures_total"))
+}
+
+// TestNoticesWhileNothingGoesThrough holds the connection, so that notices pile up.
+func TestNoticesWhileNothingGoesThrough(t *testing.T) {
+	notices := make(chan string, 1000)
+	a, b := start(t, 1, &handler{}), start(t, 2, &handler{notice: func(_ uint64, p []byte) { notices <- string(p[:4]) }})
+	p := newProxy(t, b)
+	a.SetPeer(2, []string{p.url})
+	a.expect(t, "connected 2")
+	p.hold(true)
+	fill(a, 2)
+	for n := range 500 {
+		a.Notify(2, fmt.Appendf(nil, "%04d", n))
+	}
+	p.hold(false)
+	got := receive(t, notices)
+	for count := 1; got != "0499"; count++ {
+		require.Less(t, count, 10, "older notices are replaced")
+		next := receive(t, notices)
+		require.Greater(t, next, got)
+		got = next
+	}
+
+	// One that finds no connection waits for the next.
+	p.refuse(true)
+	p.cut()
+	eventually(t, func() bool { _, ok := a.ActiveSince(2); return !ok })
+	a.Notify(2, []byte("kept"))
+	p.refuse(false)
+	require.Equal(t, "kept", receive(t, notices))
+}
+
+// fill sends until the queue is full.
+func fill(n *node, to uint64) {
+	for n.dropped() == 0 {
+		n.Send(to, 0, make([]byte, 1<<20), false)
+	}
+}
+
+func (n *node) dropped() float64 {
+	families, err := n.reg.Gather()
+	if err != nil {
+		panic(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "etcd_network_peer_sent_failures_total" {
+			var sum float64
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+			return sum
+		}
+	}
+	return 0
+}
+
+// TestStalledMemberHoldsUpNothing holds the connection to one member and fills its
+// queue; another is reached as ever.
+func TestStalledMemberHoldsUpNothing(t *testing.T) {
+	got := make(chan uint16, 1)
+	a, b := start(t, 1, &handler{}, patient), start(t, 2, &handler{})
+	c := start(t, 3, &handler{raft: func(_ uint64, group uint16, _ []byte) { got <- group }})
+	p := newProxy(t, b)
+	a.SetPeer(2, []string{p.url})
+	a.expect(t, "connected 2")
+	connect(t, a, c)
+	p.hold(true)
+	fill(a, 2)
+	require.LessOrEqual(t, a.gathered(t, "pebbledash_peer_queued_bytes"), float64(65<<20))
+
+	a.Send(3, 5, nil, false)
+	require.Equal(t, uint16(5), receive(t, got))
+	_, err := a.Call(t.Context(), 3, 1, nil)
+	require.NoError(t, err)
+	_, err = a.Call(t.Context(), 2, 1, make([]byte, 2<<20))
+	require.ErrorIs(t, err, peer.ErrBusy, "there is no room for the call")
+
+	// A call that is still in the queue when its caller goes was never sent.
+	eventually(t, func() bool { return a.gathered(t, "pebbledash_peer_queued_bytes") < 64<<20 })
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		eventually(t, func() bool { return a.gathered(t, "pebbledash_peer_calls") == 1 })
+		cancel()
+	}()
+	_, err = a.Call(ctx, 2, 1, []byte("x"))
+	require.ErrorIs(t, err, peer.ErrNotSent)
+	require.ErrorIs(t, err, context.Canceled)
+	a.RemovePeer(2)
+	_, err = a.Call(t.Context(), 2, 1, nil)
+	require.ErrorIs(t, err, peer.ErrNotSent)
+}
+
+// patient makes a node not give a silent connection up.
+func patient(c *peer.Config) { c.PingInterval = time.Hour }
+
+// TestSilentConnectionIsGivenUp holds a connection that is up. Each side has to find
+// out for itself.
+func TestSilentConnectionIsGivenUp(t *testing.T) {
+	t.Parallel()
+	handling, ended := make(chan struct{}), make(chan struct{})
+	a := start(t, 1, &handler{}, func(c *peer.Config) { c.PingInterval = 50 * time.Millisecond })
+	b := start(t, 2, &handler{call: func(ctx context.Context, _ uint64, _ byte, _ []byte) ([]byte, error) {
+		close(handling)
+		<-ctx.Done()
+		close(ended)
+		return nil, ctx.Err()
+	}}, func(c *peer.Config) { c.PingInterval = 50 * time.Millisecond })
+	p := newProxy(t, b)
+	a.SetPeer(2, []string{p.url})
+	a.expect(t, "connected 2")
+	go func() {
+		<-handling
+		p.hold(true)
+	}()
+	_, err := a.Call(t.Context(), 2, 1, nil)
+	require.ErrorIs(t, err, peer.ErrUnknown)
+	require.InDelta(t, 1, a.gathered(t, "etcd_network_disconnected_peers_total"), 0)
+	receive(t, ended)
+}
+
+// TestIdleConnectionLives has nothing to say for many intervals.
+func TestIdleConnectionLives(t *testing.T) {
+	t.Parallel()
+	a, b := start(t, 1, &handler{}, func(c *peer.Config) { c.PingInterval = 10 * time.Millisecond }), start(t, 2, &handler{})
+	connect(t, a, b)
+	eventually(t, func() bool { return a.gathered(t, "etcd_network_peer_round_trip_time_seconds") > 30 })
+	require.Zero(t, a.gathered(t, "etcd_network_disconnected_peers_total"))
+	require.Empty(t, a.h.events)
+}
+
+func TestClusterMismatch(t *testing.T) {
+	a := start(t, 1, &handler{})
+	b := start(t, 2, &handler{}, func(c *peer.Config) { c.ClusterID = 0xbad })
+	refused := make(chan error, 1000)
+	c := start(t, 3, &handler{})
+	a.SetPeer(2, []string{b.url})
+	a.expect(t, "refused by 2: %v: c1, and member 2 is of bad", peer.ErrClusterMismatch)
+	require.Empty(t, refused)
+	_, err := a.Call(t.Context(), 2, 1, nil)
+	require.ErrorIs(t, err, peer.ErrNotSent)
+	err = a.SendSnapshot(t.Context(), 2, nil, chunks(1, 1))
+	require.ErrorIs(t, err, peer.ErrNotSent)
+	require.ErrorIs(t, err, peer.ErrClusterMismatch)
+
+	// Another member at the URL is no reason to think that we are not wanted.
+	a.SetPeer(3, []string{b.url, c.url})
+	a.await(t, "connected 3")
+	a.SetPeer(4, []string{c.url})
+	err = a.SendSnapshot(t.Context(), 4, nil, chunks(1, 1))
+	require.ErrorIs(t, err, peer.ErrMemberMismatch)
+	require.ErrorIs(t, err, peer.ErrNotSent)
+}
+
+func TestAdmit(t *testing.T) {
+	var admitted atomic.Bool
+	h := &handler{admit: func(from uint64) error {
+		if !admitted.Load() {
+			return fmt.Errorf("no: %w", &peer.RemoteError{Code: 42, Message: fmt.Sprintf("member %d was removed", from)})
+		}
+		return nil
+	}}
+	a, b := start(t, 1, &handler{}), start(t, 2, h)
+	a.SetPeer(2, []string{b.url})
+	a.expect(t, "refused by 2: member 1 was removed (code 42)")
+	var remote *peer.RemoteError
+	require.ErrorAs(t, a.SendSnapshot(t.Context(), 2, nil, chunks(1, 1)), &remote)
+	require.Equal(t, byte(42), remote.Code)
+	admitted.Store(true)
+	a.await(t, "connected 2")
+
+	// Who is removed while it is connected is cut off, and learns why.
+	admitted.Store(false)
+	b.RemovePeer(1)
+	a.await(t, "refused by 2: member 1 was removed (code 42)")
+}
+
+// TestLost has a member go and come back, twice.
+func TestLost(t *testing.T) {
+	a, b := start(t, 1, &handler{}), start(t, 2, &handler{})
+	connect(t, a, b)
+	address := strings.TrimPrefix(b.url, "http://")
+	for range 2 {
+		b.Close()
+		a.expect(t, "lost 2")
+		b = startAt(t, address, 2, &handler{})
+		a.expect(t, "connected 2")
+	}
+	require.Empty(t, a.h.events, "a loss is told once")
+}
+
+// TestBrokenConnectionIsNotLost breaks connections, and somebody listens all the time.
+func TestBrokenConnectionIsNotLost(t *testing.T) {
+	a, b := start(t, 1, &handler{}), start(t, 2, &handler{})
+	p := newProxy(t, b)
+	a.SetPeer(2, []string{p.url})
+	a.expect(t, "connected 2")
+	for range 3 {
+		p.cut()
+		a.expect(t, "connected 2")
+	}
+	require.InDelta(t, 3, a.gathered(t, "etcd_network_disconnected_peers_total"), 0)
+}
+
+// TestOtherURLs moves a member, and has some of its URLs lead nowhere.
+func TestOtherURLs(t *testing.T) {
+	a, b := start(t, 1, &handler{}), start(t, 2, &handler{})
+	nowhere := start(t, 9, &handler{})
+	nowhere.Close()
+	a.SetPeer(2, []string{nowhere.url, "ftp://x:1", "https://127.0.0.1:1", "http://nothing", b.url})
+	a.expect(t, "connected 2")
+	p := newProxy(t, b)
+	a.SetPeer(2, []string{p.url})
+	a.expect(t, "connected 2")
+	a.SetPeer(2, []string{p.url, b.url}) // The one in use is still there.
+	_, err := a.Call(t.Context(), 2, 1, nil)
+	require.NoError(t, err)
+	require.Empty(t, a.h.events)
+	a.SetPeer(1, []string{b.url}) // Itself.
+	require.Empty(t, a.h.events)
+}
+
+// TestNewConnectionTakesThePlaceOfTheOld has two processes that think that they are
+// the same member. What comes from the first has ended when the second begins.
+func TestNewConnectionTakesThePlaceOfTheOld(t *testing.T) {
+	s := newSequence()
+	var reading atomic.Int32
+	b := start(t, 2, &handler{raft: func(from uint64, group uint16, p []byte) {
+		if reading.Add(1) > 1 {
+			s.mu.Lock()
+			s.bad = "two at once"
+			s.mu.Unlock()
+		}
+		s.raft(from, group, p)
+		reading.Add(-1)
+	}})
+	calls := make(chan error, 1)
+	var n atomic.Uint64
+	for round := range 5 {
+		a := start(t, 1, &handler{})
+		connect(t, a, b)
+		for range 100 {
+			a.Send(2, 0, numbered(n.Add(1), 100), false)
+		}
+		receive(t, s.arrived)
+		if round > 0 {
+			require.Error(t, receive(t, calls), "the call over the old connection")
+		}
+		go func() {
+			_, err := a.Call(context.Background(), 2, 1, nil)
+			calls <- err
+		}()
+		b.h.call = nil
+	}
+	require.NoError(t, errors.New("x"))
+	require.Empty(t, s.bad)
+}
+
+// TestStrangersAreLeftOut connects without the greeting, and with garbage.
+func TestStrangersAreLeftOut(t *testing.T) {
+	b := start(t, 2, &handler{}, func(c *peer.Config) { c.DialTimeout, c.MaxConnections = 300*time.Millisecond, 3 })
+	address := strings.TrimPrefix(b.url, "http://")
+	closed := func(say string) {
+		c, err := net.Dial("tcp", address) //nolint:noctx // A test's.
+		require.NoError(t, err)
+		defer c.Close()
+		_, err = c.Write([]byte(say))
+		require.NoError(t, err)
+		require.NoError(t, c.SetReadDeadline(time.Now().Add(patience))) //nolint:forbidigo // A bound.
+		for buf := make([]byte, 1000); err == nil; {
+			_, err = c.Read(buf)
+		}
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+		var timeout net.Error
+		require.False(t, errors.As(err, &timeout) && timeout.Timeout(), "it was not closed")
+	}
+	closed("")
+	closed("GET / HTTP/1.1\r\n\r\n")
+	var many sync.WaitGroup
+	for range 10 {
+		many.Go(func() { closed("") })
+	}
+	many.Wait()
+	a := start(t, 1, &handler{})
+	connect(t, a, b)
+}
