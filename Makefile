@@ -21,9 +21,14 @@ GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 # Further arguments for the server that `make run` starts.
 ARGS ?=
 KILLS ?= 50
+# How long each fault goes on in make faults.
+DURATION ?= 30s
 # How many times the default number of random histories make test runs.
 FACTOR ?= 5
 FUZZTIME ?= 30s
+# How many requests make sequence sends, made from SEED; 0 is any.
+OPS ?= 10000
+SEED ?= 0
 
 .DEFAULT_GOAL := build
 
@@ -36,8 +41,10 @@ help:
 	@echo 'make lint         golangci-lint and the house rules'
 	@echo 'make fmt          format the code as lint wants it'
 	@echo 'make conformance  hold the server to etcd: the storage suites of kube-apiserver and our own'
+	@echo 'make sequence     $(OPS) random requests to etcd, to one member and to three: equal answers (OPS=... SEED=...)'
 	@echo 'make kube         a Kubernetes control plane on top of it (builds Kubernetes the first time)'
 	@echo 'make kill         kill -9 under load, $(KILLS) times (KILLS=...)'
+	@echo 'make faults       clusters whose network and disks fail, beside etcd; $(DURATION) a fault (DURATION=...; as root)'
 	@echo 'make bench-quick  a short benchmark beside etcd'
 	@echo 'make fuzz         each fuzz test for $(FUZZTIME) (FUZZTIME=...)'
 	@echo 'make clean        remove bin; data stays'
@@ -57,7 +64,7 @@ run: build
 .PHONY: test
 test: build
 	go test -timeout 8m $$(go list ./... | grep -v -e /storage/sim -e /gateway/conformance)
-	go test -timeout 8m ./gateway/conformance/server ./gateway/conformance/crash ./gateway/conformance/kube
+	go test -timeout 8m ./gateway/conformance/server ./gateway/conformance/crash ./gateway/conformance/kube ./gateway/conformance/faults
 	go test -C gateway/conformance -short -count=1
 	go test -C benchmarks ./...
 	@# The counts of the model and the crash tests are worth a look.
@@ -90,6 +97,11 @@ conformance: build
 	go test -C gateway/conformance -count=1
 	go test ./gateway/conformance/etcdctl ./gateway/conformance/server -count=1
 
+.PHONY: sequence
+sequence: build
+	benchmarks/peers/build.sh etcd
+	go test ./gateway/conformance/sequence -count=1 -v -timeout 60m -ops $(OPS) -seed $(SEED)
+
 .PHONY: kube
 kube: build
 	benchmarks/peers/build.sh etcd-all kube-all
@@ -98,6 +110,11 @@ kube: build
 .PHONY: kill
 kill: build
 	PEBBLEDASH_KILLS=$(KILLS) go test ./gateway/conformance/crash -count=1 -v -timeout 60m
+
+.PHONY: faults
+faults: build
+	benchmarks/peers/build.sh etcd
+	go test -C gateway/conformance/faults -count=1 -v -timeout 6h -run TestFaults -peers -duration=$(DURATION)
 
 .PHONY: bench-quick
 bench-quick: build

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -39,7 +40,7 @@ func TestAnswersLikeEtcd(t *testing.T) {
 		require.NoError(t, os.WriteFile(golden, []byte(interview(t, dial(t, *record))), 0o600))
 		return
 	}
-	m, err := member.Open(member.Config{
+	m, err := member.Open(within(t), member.Config{
 		Dir: "data", FS: engine.NewMem(), Name: "default", InitialCluster: "default=http://127.0.0.1:2380",
 		PeerURLs: []string{"http://127.0.0.1:2380"}, ClientURLs: []string{"http://127.0.0.1:2379"},
 		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
@@ -51,6 +52,7 @@ func TestAnswersLikeEtcd(t *testing.T) {
 	case <-within(t).Done():
 		t.Fatal("the member is not ready")
 	}
+	require.Eventually(t, func() bool { return len(m.Members()[0].ClientURLs) > 0 }, 20*time.Second, time.Millisecond)
 	_, addr := serve(t, Config{}, m)
 	want, err := os.ReadFile(golden)
 	require.NoError(t, err)

@@ -28,6 +28,10 @@ type fakeStore struct {
 	read   func(context.Context, evaluate.Op, bool) (evaluate.Result, error)
 	stream func(context.Context, *evaluate.Range, int, func([]*mvccpb.KeyValue) error) (evaluate.Result, error)
 	leader atomic.Uint64
+	// learner says that this member is one.
+	learner atomic.Bool
+	// change is asked before the members, or who leads, would change.
+	change func(verb string, id uint64, urls ...string) error
 }
 
 var (
@@ -41,6 +45,9 @@ const (
 	fakeMember   = 0x3e
 	fakeRevision = 7
 	fakeTerm     = 3
+	fakeVoter    = 0x3f
+	fakeLearner  = 0x40
+	fakeAdded    = 0x4d
 )
 
 func newFakeStore() *fakeStore {
@@ -106,32 +113,49 @@ func (f *fakeStore) Leases(context.Context) ([]int64, error) { return []int64{1}
 func (f *fakeStore) Status() member.Status {
 	return member.Status{
 		ClusterID: fakeCluster, MemberID: fakeMember, Leader: f.Leader(), Term: fakeTerm,
-		Index: 11, AppliedIndex: 10, DBSize: 2000, DBSizeInUse: 1000,
+		Index: 11, AppliedIndex: 10, DBSize: 2000, DBSizeInUse: 1000, IsLearner: f.IsLearner(),
 	}
 }
 
 func (f *fakeStore) Leader() uint64  { return f.leader.Load() }
 func (f *fakeStore) Term() uint64    { return fakeTerm }
-func (f *fakeStore) IsLearner() bool { return false }
+func (f *fakeStore) IsLearner() bool { return f.learner.Load() }
 
-func (f *fakeStore) MemberAdd(_ context.Context, urls []string, learner bool) (member.Info, []member.Info, error) {
-	added := member.Info{ID: 77, PeerURLs: urls, IsLearner: learner}
-	return added, append(f.Members(), added), nil
-}
-
-func (f *fakeStore) MemberRemove(context.Context, uint64) ([]member.Info, error) {
-	return nil, member.ErrNotEnoughStarted
-}
-
-func (f *fakeStore) MemberUpdate(context.Context, uint64, []string) ([]member.Info, error) {
+func (f *fakeStore) changeMembers(verb string, id uint64, urls ...string) ([]member.Info, error) {
+	if f.change != nil {
+		if err := f.change(verb, id, urls...); err != nil {
+			return nil, err
+		}
+	}
 	return f.Members(), nil
 }
 
-func (f *fakeStore) MemberPromote(context.Context, uint64) ([]member.Info, error) {
-	return nil, member.ErrNotLearner
+func (f *fakeStore) MemberAdd(_ context.Context, urls []string, learner bool) (member.Info, []member.Info, error) {
+	verb := "add"
+	if learner {
+		verb = "add learner"
+	}
+	members, err := f.changeMembers(verb, 0, urls...)
+	added := member.Info{ID: fakeAdded, PeerURLs: urls, IsLearner: learner}
+	return added, append(members, added), err
 }
 
-func (f *fakeStore) MoveLeader(context.Context, uint64) error { return nil }
+func (f *fakeStore) MemberRemove(_ context.Context, id uint64) ([]member.Info, error) {
+	return f.changeMembers("remove", id)
+}
+
+func (f *fakeStore) MemberUpdate(_ context.Context, id uint64, urls []string) ([]member.Info, error) {
+	return f.changeMembers("update", id, urls...)
+}
+
+func (f *fakeStore) MemberPromote(_ context.Context, id uint64) ([]member.Info, error) {
+	return f.changeMembers("promote", id)
+}
+
+func (f *fakeStore) MoveLeader(_ context.Context, to uint64) error {
+	_, err := f.changeMembers("move leader", to)
+	return err
+}
 
 func (f *fakeStore) HashKV(_ context.Context, rev int64) (member.HashResult, error) {
 	return member.HashResult{Hash: 5, Revision: fakeRevision, HashRevision: rev, CompactRevision: -1}, nil
@@ -139,10 +163,13 @@ func (f *fakeStore) HashKV(_ context.Context, rev int64) (member.HashResult, err
 
 func (f *fakeStore) Hash(context.Context) (uint32, int64, error) { return 5, fakeRevision, nil }
 
+// Members returns this member, another voter and a learner.
 func (f *fakeStore) Members() []member.Info {
-	return []member.Info{{
-		ID: fakeMember, Name: "m", PeerURLs: []string{"http://p:2380"}, ClientURLs: []string{"http://c:2379"},
-	}}
+	return []member.Info{
+		{ID: fakeMember, Name: "m", PeerURLs: []string{"http://p:2380"}, ClientURLs: []string{"http://c:2379"}},
+		{ID: fakeVoter, Name: "v", PeerURLs: []string{"http://q:2380"}, ClientURLs: []string{"http://d:2379"}},
+		{ID: fakeLearner, PeerURLs: []string{"http://r:2380"}, IsLearner: true},
+	}
 }
 
 func (f *fakeStore) CompactWait(context.Context, int64) error { return nil }

@@ -48,7 +48,7 @@ func FuzzRange(f *testing.F) {
 			return
 		}
 		op := toRange(r)
-		if len(op.Key) == 0 || op.Limit < 0 || op.Revision < 0 ||
+		if len(op.Key) == 0 || op.Limit < 0 ||
 			op.SortOrder < 0 || op.SortOrder > evaluate.SortDescend || op.SortTarget < 0 || op.SortTarget > evaluate.SortByValue {
 			t.Fatalf("passed the check: %+v", op)
 		}

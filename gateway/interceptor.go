@@ -155,6 +155,9 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 			m.handling.Observe(s.clock.Since(start).Seconds())
 		}
 	}()
+	if s.headers.raft.IsLearner() && info.FullMethod != pb.Maintenance_Snapshot_FullMethodName {
+		return rpctypes.ErrGRPCNotSupportedForLearner // as etcd has it
+	}
 	return handler(srv, wrapped)
 }
 

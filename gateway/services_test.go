@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -10,8 +11,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/pebbledash/pebbledash/gateway/watchcache"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/lease"
+	"github.com/pebbledash/pebbledash/storage/member"
 )
 
 func TestLeases(t *testing.T) {
@@ -134,10 +138,24 @@ func TestMaintenance(t *testing.T) {
 	_, err = snapshot.Recv()
 	require.Equal(t, codes.Unimplemented, status.Code(err))
 
+	moved := ""
+	store.change = func(verb string, id uint64, _ ...string) error {
+		moved = fmt.Sprintf("%s %x", verb, id)
+		return nil
+	}
 	_, err = client.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: fakeMember})
 	require.NoError(t, err)
-	_, err = client.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: 1})
-	requireRPC(t, rpctypes.ErrGRPCBadLeaderTransferee, err)
+	for _, target := range []uint64{1, fakeLearner} {
+		_, err = client.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: target})
+		requireRPC(t, rpctypes.ErrGRPCBadLeaderTransferee, err)
+	}
+	require.Empty(t, moved)
+	_, err = client.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: fakeVoter})
+	require.NoError(t, err)
+	require.Equal(t, "move leader 3f", moved)
+	store.change = func(string, uint64, ...string) error { return group.ErrTimeout }
+	_, err = client.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: fakeVoter})
+	requireRPC(t, rpctypes.ErrGRPCTimeout, err)
 	store.leader.Store(1)
 	_, err = client.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: fakeMember})
 	requireRPC(t, rpctypes.ErrGRPCNotLeader, err)
@@ -157,36 +175,180 @@ func TestMaintenance(t *testing.T) {
 }
 
 func TestCluster(t *testing.T) {
-	_, addr := serve(t, Config{}, newFakeStore())
+	store := newFakeStore()
+	_, addr := serve(t, Config{}, store)
 	client, ctx := pb.NewClusterClient(dial(t, addr)), within(t)
+	header := func(h *pb.ResponseHeader) {
+		t.Helper()
+		require.Equal(t, []uint64{fakeCluster, fakeMember, 0, fakeTerm},
+			[]uint64{h.ClusterId, h.MemberId, uint64(h.Revision), h.RaftTerm})
+	}
+	all := []*pb.Member{
+		{ID: fakeMember, Name: "m", PeerURLs: []string{"http://p:2380"}, ClientURLs: []string{"http://c:2379"}},
+		{ID: fakeVoter, Name: "v", PeerURLs: []string{"http://q:2380"}, ClientURLs: []string{"http://d:2379"}},
+		{ID: fakeLearner, PeerURLs: []string{"http://r:2380"}, IsLearner: true},
+	}
+	members := func(want, got []*pb.Member) {
+		t.Helper()
+		require.Equal(t, fmt.Sprint(want), fmt.Sprint(got))
+	}
 	for _, linearizable := range []bool{false, true} {
 		list, err := client.MemberList(ctx, &pb.MemberListRequest{Linearizable: linearizable})
 		require.NoError(t, err)
-		require.Equal(t, []uint64{fakeCluster, fakeMember, 0, fakeTerm},
-			[]uint64{list.Header.ClusterId, list.Header.MemberId, uint64(list.Header.Revision), list.Header.RaftTerm})
-		require.Len(t, list.Members, 1)
-		want := &pb.Member{ID: fakeMember, Name: "m", PeerURLs: []string{"http://p:2380"}, ClientURLs: []string{"http://c:2379"}}
-		require.Equal(t, want.String(), list.Members[0].String())
+		header(list.Header)
+		members(all, list.Members)
+	}
+
+	var asked string
+	store.change = func(verb string, id uint64, urls ...string) error {
+		asked = fmt.Sprintf("%s %x %v", verb, id, urls)
+		return nil
 	}
 	for _, urls := range [][]string{nil, {"nonsense"}, {"http://h"}, {"http://h:1/path"}, {"ftp://h:1"}, {"http://h:1", ":"}} {
 		_, err := client.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls})
 		requireRPC(t, rpctypes.ErrGRPCMemberBadURLs, err)
+		_, err = client.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: fakeVoter, PeerURLs: urls})
+		requireRPC(t, rpctypes.ErrGRPCMemberBadURLs, err)
 	}
-	_, err := client.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{" http://h:1", "unix://x"}})
-	require.Equal(t, codes.Unimplemented, status.Code(err))
+	require.Empty(t, asked)
 
-	_, err = client.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: 4})
-	requireRPC(t, rpctypes.ErrGRPCMemberNotFound, err)
-	_, err = client.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: fakeMember})
-	requireRPC(t, rpctypes.ErrGRPCMemberNotEnoughStarted, err)
-	_, err = client.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: 4})
-	requireRPC(t, rpctypes.ErrGRPCMemberNotFound, err)
-	_, err = client.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: fakeMember})
-	require.Equal(t, codes.Unimplemented, status.Code(err))
-	_, err = client.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: 4})
-	requireRPC(t, rpctypes.ErrGRPCMemberNotFound, err)
-	_, err = client.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: fakeMember})
-	requireRPC(t, rpctypes.ErrGRPCMemberNotLearner, err)
+	for _, learner := range []bool{false, true} {
+		added, err := client.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{"unix://x", " http://h:1"}, IsLearner: learner})
+		require.NoError(t, err)
+		header(added.Header)
+		require.Equal(t, map[bool]string{false: "add", true: "add learner"}[learner]+" 0 [http://h:1 unix://x]", asked)
+		want := &pb.Member{ID: fakeAdded, PeerURLs: []string{"http://h:1", "unix://x"}, IsLearner: learner}
+		members([]*pb.Member{want}, []*pb.Member{added.Member})
+		members(append(all[:3:3], want), added.Members)
+	}
+	removed, err := client.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: fakeVoter})
+	require.NoError(t, err)
+	header(removed.Header)
+	require.Equal(t, "remove 3f []", asked)
+	members(all, removed.Members)
+	updated, err := client.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: fakeVoter, PeerURLs: []string{"http://h:2"}})
+	require.NoError(t, err)
+	header(updated.Header)
+	require.Equal(t, "update 3f [http://h:2]", asked)
+	members(all, updated.Members)
+	promoted, err := client.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: fakeLearner})
+	require.NoError(t, err)
+	header(promoted.Header)
+	require.Equal(t, "promote 40 []", asked)
+	members(all, promoted.Members)
+}
+
+// What the storage refuses reaches the client as etcd's error.
+func TestClusterRefuses(t *testing.T) {
+	store := newFakeStore()
+	_, addr := serve(t, Config{}, store)
+	client, ctx := pb.NewClusterClient(dial(t, addr)), within(t)
+	urls := []string{"http://h:1"}
+	verbs := map[string]func() error{
+		"add": func() error { _, err := client.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: urls}); return err },
+		"remove": func() error {
+			_, err := client.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: fakeVoter})
+			return err
+		},
+		"update": func() error {
+			_, err := client.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: fakeVoter, PeerURLs: urls})
+			return err
+		},
+		"promote": func() error {
+			_, err := client.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: fakeLearner})
+			return err
+		},
+	}
+	for refusal, want := range map[error]error{
+		member.ErrMemberNotFound:   rpctypes.ErrGRPCMemberNotFound,
+		member.ErrMemberExists:     rpctypes.ErrGRPCMemberExist,
+		member.ErrPeerURLExists:    rpctypes.ErrGRPCPeerURLExist,
+		member.ErrNotLearner:       rpctypes.ErrGRPCMemberNotLearner,
+		member.ErrLearnerNotReady:  rpctypes.ErrGRPCLearnerNotReady,
+		member.ErrTooManyLearners:  rpctypes.ErrGRPCTooManyLearners,
+		member.ErrNotEnoughStarted: rpctypes.ErrGRPCMemberNotEnoughStarted,
+		member.ErrUnhealthy:        rpctypes.ErrGRPCUnhealthy,
+		group.ErrLeaderChanged:     rpctypes.ErrGRPCLeaderChanged,
+	} {
+		store.change = func(string, uint64, ...string) error { return refusal }
+		for _, ask := range verbs {
+			requireRPC(t, want, ask())
+		}
+	}
+}
+
+// A learner serves no more than etcd's does: serializable ranges, its status, and
+// snapshots.
+func TestLearner(t *testing.T) {
+	store, hub := newFakeStore(), watchcache.NewHub(watchcache.Config{})
+	hub.Start(store, fakeRevision)
+	t.Cleanup(hub.Close)
+	_, addr := serve(t, Config{Hub: hub}, store)
+	cc, ctx := dial(t, addr), within(t)
+	kv, maintenance := pb.NewKVClient(cc), pb.NewMaintenanceClient(cc)
+	key := []byte("k")
+	calls := map[string]func() error{
+		"range":   func() error { _, err := kv.Range(ctx, &pb.RangeRequest{Key: key}); return err },
+		"put":     func() error { _, err := kv.Put(ctx, &pb.PutRequest{Key: key}); return err },
+		"delete":  func() error { _, err := kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: key}); return err },
+		"txn":     func() error { _, err := kv.Txn(ctx, &pb.TxnRequest{}); return err },
+		"compact": func() error { _, err := kv.Compact(ctx, &pb.CompactionRequest{Revision: 5}); return err },
+		"stream": func() error {
+			stream, err := kv.RangeStream(ctx, &pb.RangeRequest{Key: key, Serializable: true})
+			require.NoError(t, err)
+			_, err = stream.Recv()
+			return err
+		},
+		"watch": func() error {
+			stream, err := pb.NewWatchClient(cc).Watch(ctx)
+			require.NoError(t, err)
+			_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
+				CreateRequest: &pb.WatchCreateRequest{Key: key},
+			}})
+			_, err = stream.Recv()
+			return err
+		},
+		"keep alive": func() error {
+			stream, err := pb.NewLeaseClient(cc).LeaseKeepAlive(ctx)
+			require.NoError(t, err)
+			_ = stream.Send(&pb.LeaseKeepAliveRequest{ID: 1})
+			_, err = stream.Recv()
+			return err
+		},
+		"grant": func() error {
+			_, err := pb.NewLeaseClient(cc).LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: 1, TTL: 5})
+			return err
+		},
+		"members": func() error {
+			_, err := pb.NewClusterClient(cc).MemberList(ctx, &pb.MemberListRequest{})
+			return err
+		},
+		"add": func() error {
+			_, err := pb.NewClusterClient(cc).MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{"http://h:1"}})
+			return err
+		},
+		"hash":   func() error { _, err := maintenance.HashKV(ctx, &pb.HashKVRequest{}); return err },
+		"alarms": func() error { _, err := maintenance.Alarm(ctx, &pb.AlarmRequest{}); return err },
+	}
+	for name, call := range calls {
+		require.NoError(t, call(), name)
+	}
+	store.learner.Store(true)
+	for name, call := range calls {
+		err := call()
+		require.Error(t, err, name)
+		requireRPC(t, rpctypes.ErrGRPCNotSupportedForLearner, err)
+	}
+	rng, err := kv.Range(ctx, &pb.RangeRequest{Key: key, Serializable: true})
+	require.NoError(t, err)
+	requireHeader(t, rng.Header)
+	st, err := maintenance.Status(ctx, &pb.StatusRequest{})
+	require.NoError(t, err)
+	require.True(t, st.IsLearner)
+	snapshot, err := maintenance.Snapshot(ctx, &pb.SnapshotRequest{})
+	require.NoError(t, err)
+	_, err = snapshot.Recv()
+	require.Equal(t, codes.Unimplemented, status.Code(err), "not for a learner's sake")
 }
 
 func TestAuth(t *testing.T) {

@@ -10,12 +10,14 @@ import (
 // validate.go has a translation. The operations share the request's bytes,
 // which nobody writes to again.
 
+// toRange keeps a negative revision: it is the current one, but in a transaction
+// it is one that a compaction has taken, if there was any.
 func toRange(r *pb.RangeRequest) evaluate.Range {
 	return evaluate.Range{
 		Key:        r.Key,
 		End:        r.RangeEnd,
 		Limit:      max(r.Limit, 0),
-		Revision:   max(r.Revision, 0),
+		Revision:   r.Revision,
 		SortTarget: evaluate.SortTarget(r.SortTarget),
 		SortOrder:  evaluate.SortOrder(r.SortOrder),
 		KeysOnly:   r.KeysOnly,

@@ -20,8 +20,8 @@ func TestToRange(t *testing.T) {
 		SortTarget: pb.RangeRequest_VALUE, SortOrder: pb.RangeRequest_DESCEND,
 		KeysOnly: true, CountOnly: true, MinModRevision: 1, MaxModRevision: 2, MinCreateRevision: 3, MaxCreateRevision: 4,
 	}))
-	require.Equal(t, evaluate.Range{Key: []byte("k")},
-		toRange(&pb.RangeRequest{Key: []byte("k"), Limit: -3, Revision: -4}), "below zero is as zero")
+	require.Equal(t, evaluate.Range{Key: []byte("k"), Revision: -4},
+		toRange(&pb.RangeRequest{Key: []byte("k"), Limit: -3, Revision: -4}), "a limit below zero is none")
 
 	// The enums are translated by their numbers.
 	for number := range pb.RangeRequest_SortTarget_name {

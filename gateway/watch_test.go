@@ -74,6 +74,8 @@ func (s *watchStore) Revision() int64 {
 	return s.revision
 }
 
+func (s *watchStore) Closed() int64 { return s.Revision() }
+
 func (s *watchStore) Compacted() int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -3,14 +3,15 @@
 // to a member:
 //
 //  1. Every change has a revision. Revisions are unique for each request that
-//     changes keys, and increase; without a failure each is the one before plus
-//     one. A store that was never written is at revision 1. [revline, group]
+//     changes keys, and increase, over all groups; without a failure of a member
+//     each is the one before plus one. A store that was never written is at
+//     revision 1. [revline, reign, group]
 //  2. A request that changes nothing takes no revision, nor does anything that
 //     the cluster writes for itself. [evaluate]
 //  3. A request changes everything that it says it changed, at one revision, or
-//     nothing. [evaluate, mvcc]
-//  4. If a request completes before another begins, the second sees the first.
-//     [group, member]
+//     nothing, in however many groups. [evaluate, reign, mvcc]
+//  4. If a request completes before another begins, the second sees the first,
+//     whichever members they were sent to. [reign, revline, member]
 //  5. A read at a revision shows every change up to it and none after it, for as
 //     long as the revision is not compacted. [mvcc]
 //  6. What was acknowledged survives a crash; what was not is there in whole or

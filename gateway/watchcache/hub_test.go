@@ -115,6 +115,53 @@ func TestStartBeforePublish(t *testing.T) {
 	require.Equal(t, []string{"a@3: 3:a=2"}, r.drain(s))
 }
 
+// What can not be read yet is not read from the store: a change may still come
+// below what is shown already.
+func TestOpenRevisions(t *testing.T) {
+	r := &rig{t, newFakeStore(), NewHub(Config{})}
+	for i := range 4 {
+		r.store.apply(change{"a", fmt.Sprint(i + 2)})
+	}
+	r.store.open.Store(2)
+	r.hub.bind(r.store, 3)
+	s := r.hub.NewStream()
+	r.add(s, "a", "", 2)
+	require.Equal(t, []string{"a@3: 2:a=2 3:a=3"}, r.drain(s))
+	_, revision, err := s.Add(Watch{Key: []byte("b"), Owner: "b"})
+	require.NoError(t, err)
+	require.EqualValues(t, 5, revision, "it begins after what is shown")
+	s.RequestProgress()
+	require.Empty(t, r.drain(s))
+
+	r.store.open.Store(1)
+	r.hub.Publish(r.store.view()[2:3], 4)
+	r.pass()
+	require.Equal(t, []string{"a@4: 4:a=4"}, r.drain(s))
+	r.store.open.Store(0)
+	r.hub.Publish(r.store.view()[3:], 5)
+	r.pass()
+	require.Equal(t, []string{"a@5: 5:a=5", "progress 5"}, r.drain(s))
+}
+
+// A watcher that missed a snapshot's events reads them from the store, and only
+// what is closed.
+func TestOpenRevisionsAfterRestore(t *testing.T) {
+	r := newRig(t, Config{})
+	s := r.hub.NewStream()
+	r.add(s, "a", "", 0)
+	for i := range 5 {
+		r.store.apply(change{"a", fmt.Sprint(i + 2)})
+	}
+	r.store.open.Store(1)
+	r.hub.Restored(5)
+	r.pass()
+	require.Equal(t, []string{"a@5: 2:a=2 3:a=3 4:a=4 5:a=5"}, r.drain(s))
+	r.store.open.Store(0)
+	r.hub.Publish(r.store.view()[4:], 6)
+	r.pass()
+	require.Equal(t, []string{"a@6: 6:a=6"}, r.drain(s))
+}
+
 // Start may come when the store is ahead of what was published, or when some of
 // it was published from the log.
 func TestPublishBeforeStart(t *testing.T) {

@@ -18,7 +18,9 @@ import (
 // fakeStore is a store that keeps its whole history in a slice.
 type fakeStore struct {
 	revision, compacted atomic.Int64
-	changes, previous   atomic.Int64 // calls
+	// open is how many of the last revisions can not be read yet.
+	open              atomic.Int64
+	changes, previous atomic.Int64 // calls
 
 	mu      sync.RWMutex
 	history []*mvccpb.Event
@@ -71,6 +73,7 @@ func (s *fakeStore) apply(changes ...change) []*mvccpb.Event {
 }
 
 func (s *fakeStore) Revision() int64  { return s.revision.Load() }
+func (s *fakeStore) Closed() int64    { return s.revision.Load() - s.open.Load() }
 func (s *fakeStore) Compacted() int64 { return s.compacted.Load() }
 
 func (s *fakeStore) Changes(ctx context.Context, key, end []byte, from, to int64, fn func(*mvccpb.Event) error) error {

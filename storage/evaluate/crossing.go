@@ -81,6 +81,9 @@ func (c *Crossing) Begin() {
 // LeaseRevoke, the Groups of the lease.
 func (c *Crossing) Do(ctx context.Context, op Op) (Result, error) { return c.do(ctx, op) }
 
+// Head returns the greatest revision that the batch stands on, or has taken.
+func (c *Crossing) Head() int64 { return c.newest }
+
 // Groups returns the groups other than core that take part in a lease, as of the
 // requests that were evaluated. It must not be changed.
 func (c *Crossing) Groups(id int64) []mvcc.GroupID {

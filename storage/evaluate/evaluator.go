@@ -45,7 +45,9 @@ type Config struct {
 	// group can have made one that is greater than all of this group's.
 	Present func() int64
 	// Compacted is the revision of the last compaction that core has applied
-	// here; nil if that is the store's.
+	// here, effective or not; nil if that is the store's.
+	// NB: with one that is effective alone, a compaction below one that is applied
+	// and not yet effective would be logged, which no replica can apply.
 	Compacted func() int64
 	// Panicked is told of a request whose evaluation panicked; may be nil.
 	Panicked func(op Op, cause any, stack []byte)

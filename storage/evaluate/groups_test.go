@@ -292,14 +292,32 @@ func TestPanicOverGroups(t *testing.T) {
 	require.Equal(t, []int64{3}, parts[0].Revisions)
 	require.Equal(t, []int64{2}, parts[1].Revisions)
 	require.Empty(t, s.crossing.Seal(), "a batch is sealed once")
+}
 
-	// A batch that is begun anew knows nothing of one that was not applied.
-	s.revision = 1
+// A batch knows nothing of one before it that was not applied, whether that was
+// sealed or not.
+func TestBatchIsGivenUp(t *testing.T) {
+	s := newGroupScript(t)
+	s.leases[7] = nil
+	for _, seal := range []bool{false, true, false} {
+		s.revision = 1
+		s.crossing.Begin()
+		res, err := s.crossing.Do(t.Context(), &evaluate.Txn{Success: []evaluate.Op{
+			&evaluate.Range{Key: []byte{0}, End: []byte{0}}, &evaluate.Put{Key: []byte("/r/pods/a"), Lease: 7},
+		}})
+		require.NoError(t, err)
+		require.Empty(t, res.Responses[0].KVs)
+		require.EqualValues(t, 2, res.Revision)
+		require.Equal(t, []mvcc.GroupID{3}, s.crossing.Groups(7))
+		if seal {
+			parts := s.crossing.Seal()
+			require.Len(t, parts, 2, "the group joins")
+			require.Equal(t, []int64{2}, parts[1].Revisions)
+		}
+	}
 	s.crossing.Begin()
-	res, err = do(&evaluate.Txn{Success: []evaluate.Op{&evaluate.Range{Key: []byte{0}, End: []byte{0}}}})
-	require.NoError(t, err)
-	require.Empty(t, res.Responses[0].KVs)
-	require.EqualValues(t, 1, res.Revision)
+	require.Empty(t, s.crossing.Groups(7))
+	require.Empty(t, s.crossing.Seal())
 }
 
 // A request whose context ends when it has changed something gives its revision
@@ -342,43 +360,53 @@ func TestRevisionsGrow(t *testing.T) {
 	})
 }
 
-// Every head that the evaluator has remembered, or found, is forgotten when the
-// part of another changes its key.
+// Every head that the evaluator has remembered is forgotten when the part of
+// another changes its key: what it has found lately, and a while ago.
 func TestAdvanceForgetsHeads(t *testing.T) {
 	s := newGroupScript(t)
 	pods := s.groups[3]
-	version := func(key string) int64 {
+	do := func(op evaluate.Op) evaluate.Result {
 		pods.eval.Begin(nil)
-		res, err := pods.eval.Do(t.Context(), &evaluate.Txn{
-			Compare: []evaluate.Compare{{Target: evaluate.CompareVersion, Key: []byte(key), Number: 1}},
-			Success: []evaluate.Op{&evaluate.Range{Key: []byte(key)}},
-		})
+		res, err := pods.eval.Do(t.Context(), op)
 		require.NoError(t, err)
-		_, ok := pods.eval.Seal(0)
-		require.False(t, ok)
-		if res.Succeeded {
-			return 1
+		if effects, ok := pods.eval.Seal(0); ok {
+			s.apply(pods, effects)
+			pods.eval.Applied()
 		}
-		return 0
+		return res
 	}
-	keys := [][]byte{[]byte("/r/pods/a"), []byte("/r/pods/b")}
-	for _, k := range keys {
-		require.Zero(t, version(string(k)))
+	isThere := func(key []byte) bool {
+		return do(&evaluate.Txn{
+			Compare: []evaluate.Compare{{Target: evaluate.CompareVersion, Key: key, Number: 1}},
+		}).Succeeded
 	}
+	long, late := []byte("/r/pods/long-ago"), []byte("/r/pods/late")
+	require.False(t, isThere(long))
+	// Fills the younger of the two generations of what is remembered, just.
+	pad := strings.Repeat("x", 1000)
+	for i := range 10 {
+		var ops []evaluate.Op
+		for j := range 1700 {
+			ops = append(ops, &evaluate.Put{Key: fmt.Appendf(nil, "/r/pods/%s-%d-%d", pad, i, j)})
+		}
+		do(&evaluate.Txn{Success: ops})
+	}
+	require.False(t, isThere(late))
+
 	s.crossing.Begin()
-	for _, k := range keys {
+	for _, k := range [][]byte{long, late} {
 		_, err := s.crossing.Do(t.Context(), &evaluate.Put{Key: k})
 		require.NoError(t, err)
 	}
 	parts := s.crossing.Seal()
 	require.Len(t, parts, 1)
 	s.apply(pods, parts[0].Effects)
-	require.EqualValues(t, 1, pods.eval.Head())
-	pods.eval.Advance(keys)
-	require.EqualValues(t, 3, pods.eval.Head())
-	for _, k := range keys {
-		require.EqualValues(t, 1, version(string(k)))
-	}
+	require.EqualValues(t, 11, pods.eval.Head())
+	require.False(t, isThere(late), "it is remembered so")
+	pods.eval.Advance([][]byte{long, late})
+	require.EqualValues(t, 13, pods.eval.Head())
+	require.True(t, isThere(late))
+	require.True(t, isThere(long))
 }
 
 var (

@@ -167,7 +167,7 @@ func (s *script) apply(n int) {
 				s.leases[l.ID] = true
 			case mvcc.LeaseRevoked:
 				delete(s.leases, l.ID)
-			case mvcc.LeaseCheckpointed:
+			case mvcc.LeaseCheckpointed, mvcc.LeaseJoined, mvcc.LeaseLeft:
 			}
 		}
 		s.eval.Applied()

@@ -154,8 +154,23 @@ func (s *stage) do(ctx context.Context, op Op) (Result, error) {
 		}
 		return Result{}, err
 	}
+	if r.main != 0 {
+		r.settle(&res)
+	}
 	r.commit()
 	return res, nil
+}
+
+// settle has what the request did before its first change show the revision before
+// its own, as it would in one group: those between head and that one are of other
+// groups. Whoever is told main may be told of them.
+func (r *request) settle(res *Result) {
+	if res.Revision == r.head {
+		res.Revision = r.main - 1
+	}
+	for i := range res.Responses {
+		r.settle(&res.Responses[i])
+	}
 }
 
 // request is one request in evaluation: changes are gathered here, and reach

@@ -123,8 +123,9 @@ func (a *applier) apply(m *raftpb.Message) error {
 	}
 	a.index.Store(last.GetIndex())
 	a.g.cfg.Log.setApplied(last.GetIndex())
-	a.g.cfg.Line.Applied(a.g.cfg.ID, a.g.cfg.Store.Applied(), &out)
+	// The line wakes those who wait for this index: last.
 	a.g.cfg.Observer.Applied(last.GetIndex(), &out)
+	a.g.cfg.Line.Applied(a.g.cfg.ID, a.g.cfg.Store.Applied(), &out)
 	// An entry leaves the flight only now that the store shows it: a request
 	// that saw it and changed nothing itself waits for it until then.
 	for _, e := range a.entries {

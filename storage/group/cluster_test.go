@@ -18,6 +18,7 @@ import (
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
+	"github.com/pebbledash/pebbledash/storage/revline"
 )
 
 // cluster is a group of several replicas without goroutines: one seed decides
@@ -32,6 +33,13 @@ type cluster struct {
 	rng   *rand.Rand
 	nodes []*node
 	net   []packet
+	// roaming says that the sequencer is whom the test has chosen last, as in a
+	// group other than core; else it is whoever leads the group's raft. epoch is
+	// then the greatest that was given.
+	roaming bool
+	epoch   uint64
+	// asked are the confirmations of a roaming sequencer that are not answered.
+	asked []question
 	// cut has the pairs of replicas, as from*10+to, that can't talk.
 	cut map[uint64]bool
 	// history has the changes of each revision, as the first replica that
@@ -46,7 +54,13 @@ type cluster struct {
 
 // clusterTally counts what was done, so that a test can show it was not idle.
 type clusterTally struct {
-	Answered, Unknown, Failed, Reads, Elections, Crashes, Lost, Refused, Dropped int
+	Answered, Unknown, Failed, Reads, Elections, Reigns, Crashes, Refused, Dropped int
+}
+
+// question is one of a roaming sequencer: does its epoch stand?
+type question struct {
+	epoch  uint64
+	answer func(error)
 }
 
 type packet struct {
@@ -62,29 +76,30 @@ type node struct {
 	files  files
 	store  *mvcc.Store
 	log    *Log
+	line   *revline.Line
 	writer *LogWriter
 	group  *Group
-	seen   *seen
-	leads  bool
+	crown  *crown
+	leads  uint64
 }
 
 // call is a request of a client.
 type call struct {
 	n int
 	p *proposal
-	r *read
-	// at is the replica that it was sent to, for a read.
-	at *node
+	// read is the answer of a read, at the revision at.
+	read chan error
+	at   int64
 	// shown is what had been shown to clients when it began.
 	shown int64
 	ended bool
 }
 
-func newCluster(t *testing.T, seed uint64, size int) *cluster {
+func newCluster(t *testing.T, seed uint64, size int, roaming bool) *cluster {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, seed) // raft's election timeouts
 	c := &cluster{
-		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), cut: map[uint64]bool{},
+		t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), roaming: roaming, cut: map[uint64]bool{},
 		history: map[int64]string{}, events: map[int64][]*mvccpb.Event{}, shown: 1,
 	}
 	for id := range uint64(size) {
@@ -107,15 +122,27 @@ func (c *cluster) voters() []uint64 {
 
 func (n *node) open() {
 	t := n.c.t
-	n.seen = &seen{}
+	seen := &seen{}
 	n.files = openFiles(t, n.fs, func(err error) { t.Errorf("replica %d: %v", n.id, err) })
-	cfg := replicaConfig(t, n.files, n.id, n.c.voters(), n.seen)
-	n.store, n.log, n.writer = cfg.Store, cfg.Log, idleWriter(n.files.logs)
+	cfg := replicaConfig(t, n.files, n.id, n.c.voters(), seen)
+	n.crown = &crown{seen: seen, line: cfg.Line}
+	n.store, n.log, n.line, n.writer = cfg.Store, cfg.Log, cfg.Line, idleWriter(n.files.logs)
 	cfg.Writer, cfg.Transport, cfg.Observer = n.writer, n, n
+	cfg.Confirm, cfg.Sole = n.confirm, func() bool { return false }
 	var err error
-	n.group, err = open(cfg)
+	n.group, err = Open(cfg)
 	require.NoError(t, err)
+	n.crown.group = n.group
 	n.group.handleReady()
+}
+
+// confirm asks whether this replica's reign stands.
+func (n *node) confirm(answer func(error)) {
+	if n.c.roaming {
+		n.c.asked = append(n.c.asked, question{n.group.reign.epoch, answer})
+		return
+	}
+	n.group.Confirm(answer)
 }
 
 // Send implements Transport: messages are copied, as the network would.
@@ -126,10 +153,15 @@ func (n *node) Send(id mvcc.GroupID, ms []*raftpb.Message) {
 	}
 }
 
+// SendSnapshot implements Transport.
+func (n *node) SendSnapshot(mvcc.GroupID, *raftpb.Message) {
+	n.c.t.Fatal("no log was truncated below what another replica has")
+}
+
 // Applied implements Observer: what a revision holds is the same on every
 // replica, and stays so.
-func (n *node) Applied(out mvcc.Outcome) {
-	n.seen.Applied(out)
+func (n *node) Applied(index uint64, out *mvcc.Outcome) {
+	n.crown.seen.Applied(index, out)
 	byRevision := map[int64]string{}
 	for _, e := range out.Events {
 		byRevision[e.Kv.ModRevision] += fmt.Sprintf("%s %q=%q c%d v%d l%d; ",
@@ -149,11 +181,51 @@ func (n *node) Applied(out mvcc.Outcome) {
 	}
 }
 
-// Leading implements Observer.
-func (n *node) Leading(leading bool) {
-	require.NotEqual(n.c.t, n.leads, leading)
-	if n.leads = leading; leading {
+// Restoring implements Observer.
+func (n *node) Restoring(int64) { n.c.t.Fatal("there are no snapshots") }
+
+// Restored implements Observer.
+func (n *node) Restored(mvcc.Applied) { n.c.t.Fatal("there are no snapshots") }
+
+// Changed implements Observer.
+func (n *node) Changed() {}
+
+// Configured implements Observer.
+func (n *node) Configured() {}
+
+// Leads implements Observer.
+func (n *node) Leads(term uint64) {
+	require.NotEqual(n.c.t, n.leads, term)
+	if n.leads = term; term != 0 {
 		n.c.tally.Elections++
+		require.Equal(n.c.t, n.group.rn.BasicStatus().GetTerm(), term)
+	}
+	if !n.c.roaming {
+		n.crown.Leads(term)
+	}
+}
+
+// Fenced implements Observer.
+func (n *node) Fenced(epoch, part uint64) { n.crown.Fenced(epoch, part) }
+
+// reigns says whether a replica evaluates requests.
+func (n *node) reigns() bool { return n.group.reign.begun }
+
+// enthrone makes a replica the sequencer, in a cluster where it roams.
+func (c *cluster) enthrone(n *node) {
+	c.epoch++
+	c.tally.Reigns++
+	n.crown.reign(c.epoch)
+}
+
+// answerOne answers a roaming sequencer's question.
+func (c *cluster) answerOne() {
+	q := c.asked[0]
+	c.asked = slices.Delete(c.asked, 0, 1)
+	if q.epoch == c.epoch {
+		q.answer(nil)
+	} else {
+		q.answer(ErrNotSequencer)
 	}
 }
 
@@ -161,7 +233,7 @@ func (n *node) Leading(leading bool) {
 func (n *node) close() {
 	n.group.failAll()
 	n.files.close(n.c.t)
-	n.leads = false
+	n.leads = 0
 }
 
 // turn is one turn of the group's loop.
@@ -188,9 +260,9 @@ func (n *node) write() {
 }
 
 func (n *node) apply() {
-	m := n.group.applier.queue[0]
+	work := n.group.applier.queue[0]
 	n.group.applier.queue = slices.Delete(n.group.applier.queue, 0, 1)
-	require.NoError(n.c.t, n.group.applier.apply(m))
+	require.NoError(n.c.t, n.group.applier.do(work))
 }
 
 func (n *node) hasMail() bool {
@@ -238,6 +310,9 @@ func (c *cluster) step(faults bool) {
 			can = append(can, n.apply)
 		}
 	}
+	if len(c.asked) > 0 {
+		can = append(can, c.answerOne)
+	}
 	if len(can) == 0 {
 		c.nodes[c.rng.IntN(len(c.nodes))].tick()
 		return
@@ -248,8 +323,8 @@ func (c *cluster) step(faults bool) {
 // fault breaks or mends something.
 func (c *cluster) fault() {
 	n := c.nodes[c.rng.IntN(len(c.nodes))]
-	switch c.rng.IntN(6) {
-	case 0:
+	switch c.rng.IntN(8) {
+	case 0, 6:
 		clear(c.cut)
 	case 1:
 		other := c.nodes[c.rng.IntN(len(c.nodes))]
@@ -282,20 +357,45 @@ func (c *cluster) fault() {
 			require.NoError(c.t, n.log.Truncate(safe))
 		}
 		require.NoError(c.t, n.store.Scrub(5, func() bool { return c.rng.IntN(2) == 0 }))
+	case 7:
+		if !c.roaming {
+			n.group.rn.TransferLeader(1 + c.rng.Uint64N(uint64(len(c.nodes))))
+			n.group.handleReady()
+		}
 	}
 }
 
-// leader returns a replica that thinks it leads, or any.
+// succeed changes who reigns in a cluster where the sequencer roams. Who reigned
+// need not hear of it but by what it applies.
+func (c *cluster) succeed() {
+	n := c.nodes[c.rng.IntN(len(c.nodes))]
+	if c.rng.IntN(3) == 0 {
+		n.crown.reign(0)
+	} else {
+		c.enthrone(n)
+	}
+}
+
+// leader returns a replica that leads the group's raft, nil if none does.
 func (c *cluster) leader() *node {
+	i := slices.IndexFunc(c.nodes, func(n *node) bool { return n.leads != 0 })
+	if i < 0 {
+		return nil
+	}
+	return c.nodes[i]
+}
+
+// sequencer returns a replica that thinks it reigns, or any.
+func (c *cluster) sequencer() *node {
 	for _, i := range c.rng.Perm(len(c.nodes)) {
-		if c.nodes[i].group.leading {
+		if c.nodes[i].reigns() {
 			return c.nodes[i]
 		}
 	}
 	return c.nodes[c.rng.IntN(len(c.nodes))]
 }
 
-// request sends a random request to a leader, or a read to anybody.
+// request sends a random request to a sequencer.
 func (c *cluster) request() {
 	key := fmt.Sprintf("k%d", c.rng.IntN(6))
 	k := &call{n: len(c.calls), shown: c.shown}
@@ -331,15 +431,25 @@ func (c *cluster) request() {
 	case 7:
 		op = &evaluate.Put{Key: []byte(key), Value: fmt.Append(nil, k.n), Lease: 1 + c.rng.Int64N(3), PrevKV: true}
 	case 8, 9:
-		k.at = c.nodes[c.rng.IntN(len(c.nodes))]
-		k.r = &read{done: make(chan error, 1)}
-		require.NoError(c.t, k.at.group.inbox.read(k.r))
+		n := c.sequencer()
+		k.read, k.at = make(chan error, 1), n.line.Present()
+		epoch := n.line.Epoch()
+		if !n.reigns() || n.group.reign.epoch != epoch {
+			k.read <- ErrNotSequencer
+			return
+		}
+		n.confirm(func(err error) {
+			if err == nil && n.line.Epoch() != epoch {
+				err = ErrNotSequencer
+			}
+			k.read <- err
+		})
 		return
 	case 10:
 		op = &evaluate.Compact{Revision: c.shown - c.rng.Int64N(20)}
 	}
 	k.p = &proposal{ctx: context.Background(), op: op, size: 10, done: make(chan struct{})}
-	require.NoError(c.t, c.leader().group.inbox.propose(k.p))
+	require.NoError(c.t, c.sequencer().group.inbox.propose(k.p))
 }
 
 // answers looks which clients were answered.
@@ -348,13 +458,13 @@ func (c *cluster) answers() {
 		if k.ended {
 			continue
 		}
-		if k.r != nil {
+		if k.read != nil {
 			select {
-			case err := <-k.r.done:
+			case err := <-k.read:
 				k.ended = true
 				if err == nil {
 					c.tally.Reads++
-					require.GreaterOrEqual(c.t, k.at.store.Revision(), k.shown, "read %d on replica %d", k.n, k.at.id)
+					require.GreaterOrEqual(c.t, k.at, k.shown, "read %d", k.n)
 				}
 			default:
 			}
@@ -375,17 +485,23 @@ func (c *cluster) answered(k *call) {
 		c.tally.Answered++
 		require.GreaterOrEqual(c.t, k.p.res.Revision, k.shown, "request %d: %+v", k.n, k.p.op)
 		c.shown = max(c.shown, k.p.res.Revision)
-	case errors.Is(err, ErrStopped), errors.Is(err, ErrLeaderChanged):
+	case unknown(err):
 		c.tally.Unknown++
 	default:
 		c.tally.Failed++
 	}
 }
 
+// unknown says whether a request with that answer may have taken effect.
+func unknown(err error) bool { return errors.Is(err, ErrStopped) || errors.Is(err, ErrLeaderChanged) }
+
 // settle ends all faults and runs until every replica has applied the same, or
 // gives up.
 func (c *cluster) settle() {
 	clear(c.cut)
+	if c.roaming && !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.crown.epoch == c.epoch }) {
+		c.enthrone(c.nodes[c.rng.IntN(len(c.nodes))])
+	}
 	for range 200_000 {
 		c.step(false)
 		c.answers()
@@ -398,21 +514,26 @@ func (c *cluster) settle() {
 
 func (c *cluster) quiet() bool {
 	leader := c.leader()
-	if !leader.group.leading || len(c.net) > 0 {
+	if leader == nil || len(c.net)+len(c.asked) > 0 {
 		return false
 	}
 	commit := leader.group.rn.BasicStatus().GetCommit()
+	reigning := 0
 	for _, n := range c.nodes {
 		last, err := n.log.LastIndex()
 		require.NoError(c.t, err)
 		reads := &n.group.reads
-		if n.hasMail() || len(n.writer.queue)+len(n.group.applier.queue) > 0 ||
-			len(reads.waiting)+len(reads.asked)+len(reads.ready) > 0 ||
+		inFlight, _ := n.group.applier.flight.size()
+		if n.hasMail() || len(n.writer.queue)+len(n.group.applier.queue)+len(n.group.queue) > 0 ||
+			len(reads.waiting)+len(reads.asked)+inFlight > 0 ||
 			n.group.AppliedIndex() != commit || last != commit || n.group.rn.BasicStatus().Lead != leader.id {
 			return false
 		}
+		if n.reigns() {
+			reigning++
+		}
 	}
-	return true
+	return reigning == 1
 }
 
 // state is what all keys are at one revision.
@@ -452,7 +573,12 @@ func (c *cluster) judge() {
 			require.NoError(t, err)
 			leases = append(leases, fmt.Sprintf("%d/%d%q", id, ttl, keys))
 		}))
-		hashes = append(hashes, fmt.Sprintf("%x at %d, compacted %d, leases %s, %s", hash, rev, compacted, leases, contents(t, n.store)))
+		hashes = append(hashes, fmt.Sprintf("%x at %d, compacted %d, leases %s, %+v, %s",
+			hash, rev, compacted, leases, n.store.Applied(), contents(t, n.store)))
+		if n.reigns() {
+			require.Equal(t, rev, n.line.Present())
+			require.Equal(t, rev, n.line.Closed())
+		}
 	}
 	for i := range hashes {
 		require.Equal(t, hashes[0], hashes[i], "replicas 1 and %d", i+1)
@@ -468,8 +594,16 @@ func (c *cluster) judge() {
 		return at[revisions[i-1]]
 	}
 	owner := map[int64]int{}
+	took := c.effects()
 	for _, k := range c.calls {
-		if k.p == nil || !k.ended || k.p.err != nil {
+		require.True(t, k.ended, "request %d was never answered", k.n)
+		if k.p == nil {
+			continue
+		}
+		if k.p.err != nil {
+			if !unknown(k.p.err) {
+				require.NotContains(t, took, k.n, "request %d was answered with %v", k.n, k.p.err)
+			}
 			continue
 		}
 		rev := k.p.res.Revision
@@ -481,16 +615,24 @@ func (c *cluster) judge() {
 		}
 		c.judgeAnswer(k, before(rev), at[rev])
 	}
-	for _, k := range c.calls {
-		if k.ended {
-			continue
+}
+
+// effects returns at which revision each request has put its value.
+// A request is evaluated once, whatever becomes of its entry.
+func (c *cluster) effects() map[int]int64 {
+	took := map[int]int64{}
+	for rev, events := range c.events {
+		for _, e := range events {
+			var n int
+			if _, err := fmt.Sscan(string(e.Kv.Value), &n); err != nil {
+				continue // a deletion, or a request of a test's own
+			}
+			before, twice := took[n]
+			require.False(c.t, twice, "request %d took effect at revisions %d and %d", n, before, rev)
+			took[n] = rev
 		}
-		// Who waits at a replica that does not lead would wait for it to.
-		waits := k.p != nil && slices.ContainsFunc(c.nodes, func(n *node) bool {
-			return !n.group.leading && slices.Contains(n.group.queue, k.p)
-		})
-		require.True(t, waits, "request %d was never answered", k.n)
 	}
+	return took
 }
 
 // changes says whether an answered request has changed a key.
@@ -546,36 +688,48 @@ func (s state) only(from, to string) state {
 }
 
 func TestReplicas(t *testing.T) {
-	var total clusterTally
-	for seed := range uint64(30) {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			c := newCluster(t, seed, 3)
-			// Half of the seeds break nothing but lose and reorder messages.
-			faults := seed%2 == 1
-			for range 20 {
-				for range 1000 {
-					c.step(true)
-					c.answers()
-					if c.rng.IntN(25) == 0 {
-						c.request()
-					}
-					if faults && c.rng.IntN(300) == 0 {
-						c.fault()
-						c.answers()
-					}
-				}
-			}
-			c.settle()
-			require.NoError(t, c.leader().group.inbox.propose(&proposal{ctx: t.Context(), op: put("last", 1), size: 10, done: make(chan struct{})}))
-			c.settle()
-			c.judge()
-			total.add(c.tally)
-			for _, n := range c.nodes {
-				n.close()
-			}
-		})
+	for _, roaming := range []bool{false, true} {
+		var total clusterTally
+		for seed := range uint64(20) {
+			t.Run(fmt.Sprintf("roaming=%t/seed=%d", roaming, seed), func(t *testing.T) {
+				c := newCluster(t, seed, 3, roaming)
+				// Half of the seeds break nothing but lose and reorder messages.
+				c.run(seed%2 == 1)
+				total.add(c.tally)
+			})
+		}
+		t.Logf("roaming=%t: %+v", roaming, total)
+		require.True(t, total.Answered > 1000 && total.Unknown > 20 && total.Reads > 100, "little has happened: %+v", total)
 	}
-	t.Logf("%+v", total)
+}
+
+// run is one history, and judges it.
+func (c *cluster) run(faults bool) {
+	for range 20_000 {
+		c.step(true)
+		c.answers()
+		if c.rng.IntN(25) == 0 {
+			c.request()
+		}
+		if c.roaming && c.rng.IntN(600) == 0 {
+			c.succeed()
+		}
+		if faults && c.rng.IntN(300) == 0 {
+			c.fault()
+			c.answers()
+		}
+	}
+	c.settle()
+	last := &proposal{ctx: c.t.Context(), op: put("last", "x"), size: 10, done: make(chan struct{})}
+	require.NoError(c.t, c.sequencer().group.inbox.propose(last))
+	c.settle()
+	require.True(c.t, last.answered())
+	require.NoError(c.t, last.err)
+	c.judge()
+	for _, n := range c.nodes {
+		c.tally.Refused += int(n.group.refusals.Load())
+		n.close()
+	}
 }
 
 func (a *clusterTally) add(b clusterTally) {
@@ -584,6 +738,17 @@ func (a *clusterTally) add(b clusterTally) {
 	a.Failed += b.Failed
 	a.Reads += b.Reads
 	a.Elections += b.Elections
+	a.Reigns += b.Reigns
 	a.Crashes += b.Crashes
+	a.Refused += b.Refused
 	a.Dropped += b.Dropped
+}
+
+func (p *proposal) answered() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
 }

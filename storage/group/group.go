@@ -96,8 +96,8 @@ type Config struct {
 	// Line hands out revisions; Closed is what the state remembers as closed,
 	// and may be nil.
 	Line *revline.Line
-	// Compacted is the compacted revision as it is in effect here; nil for the
-	// store's.
+	// Compacted is the revision of the last compaction that core has applied here,
+	// effective or not; nil for the store's.
 	Compacted func() int64
 	// Leases and MinTTL are for evaluation.
 	Leases   evaluate.Leases
@@ -143,7 +143,9 @@ type Group struct {
 	reign   reign
 	reads   readQueue
 	queue   []*proposal
-	conf    *raftpb.ConfState
+	// unconfirmed are answered by the loop, or when it has ended.
+	unconfirmed map[*unconfirmed]struct{}
+	conf        *raftpb.ConfState
 	// incoming are the snapshots that have come and are not restored yet.
 	incoming []*Incoming
 	// restoring counts the snapshots that are being put into the state; appends
@@ -178,6 +180,7 @@ type Status struct {
 func Open(cfg Config) (*Group, error) {
 	g := &Group{
 		cfg: cfg, stop: make(chan struct{}), stopped: make(chan struct{}), ready: make(chan struct{}),
+		unconfirmed: map[*unconfirmed]struct{}{},
 	}
 	g.inbox.wake = make(chan struct{}, 1)
 	g.status.Store(&Status{})
@@ -191,9 +194,13 @@ func Open(cfg Config) (*Group, error) {
 	}
 	g.setConf(conf)
 	applied := cfg.Store.Applied()
+	if err := cfg.Log.finishRestore(cfg.Store); err != nil {
+		return nil, err
+	}
 	if err := cfg.Log.start(applied.Index, conf); err != nil {
 		return nil, err
 	}
+	cfg.Log.SetSnapshotSource(g.snapshotSource)
 	g.rn, err = raft.NewRawNode(&raft.Config{
 		ID:                       cfg.Replica,
 		ElectionTick:             cfg.ElectionTicks,
@@ -215,7 +222,7 @@ func Open(cfg Config) (*Group, error) {
 	}
 	g.eval = evaluate.New(evaluate.Config{
 		Store: cfg.Store, Group: cfg.ID, Leases: cfg.Leases, MinTTL: cfg.MinTTL,
-		Next:     func() int64 { return cfg.Line.Next(cfg.ID) },
+		Next:     g.nextRevision,
 		GiveBack: func(rev int64) { cfg.Line.GiveBack(cfg.ID, rev) },
 		Present:  cfg.Line.Present, Compacted: cfg.Compacted, Panicked: g.panicked,
 	})
@@ -224,6 +231,14 @@ func Open(cfg Config) (*Group, error) {
 	g.reads.number = rand.Uint64()
 	g.applier.init(g)
 	return g, nil
+}
+
+// nextRevision hands out a request's revision. It is above everything that the
+// evaluator stands on, also if the reign has ended and the loop was not told yet:
+// then the state may have the next sequencer's entries, and what is evaluated will
+// be dropped.
+func (g *Group) nextRevision() int64 {
+	return max(g.cfg.Line.Next(g.cfg.ID), g.eval.Head()+1)
 }
 
 // Start runs the replica.
@@ -509,6 +524,9 @@ func (g *Group) failAll() {
 	g.reads.add(box.reads)
 	g.reads.fail(g, ErrStopped)
 	g.applier.flight.fail(ErrStopped)
+	for u := range g.unconfirmed {
+		u.fail(ErrStopped)
+	}
 	for _, in := range g.incoming {
 		in.Rows.Drop()
 	}

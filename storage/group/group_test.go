@@ -31,18 +31,20 @@ func TestAnswers(t *testing.T) {
 	require.EqualValues(t, 3, r.do(t, unchanged("a")).Revision)
 	require.EqualValues(t, 3, r.do(t, &evaluate.DeleteRange{Key: []byte("zz")}).Revision)
 	require.Equal(t, index, r.AppliedIndex())
-	require.NoError(t, r.ReadIndex(t.Context()))
+	require.NoError(t, r.confirm())
 	// A failure of evaluation changes nothing and is the caller's alone.
 	_, err := r.Do(t.Context(), &evaluate.Compact{Revision: 99}, 0)
 	require.ErrorIs(t, err, mvcc.ErrFutureRevision)
 	require.Equal(t, index, r.AppliedIndex())
 	require.Equal(t, "a=1@2 b=1@3 ", contents(t, r.store))
 	require.Len(t, r.seen.events, 2)
-	require.Equal(t, []bool{true}, r.seen.leading)
 	status := r.Status()
 	require.EqualValues(t, 1, status.Leader)
-	require.True(t, status.Leading)
 	require.Equal(t, index, status.Commit)
+	require.Equal(t, []uint64{status.Term}, r.seen.leads)
+	require.Equal(t, []uint64{status.Term}, r.seen.fences)
+	require.EqualValues(t, 3, r.line.Present())
+	require.EqualValues(t, 3, r.line.Closed())
 }
 
 // TestRestartReplays stops or loses the power of a replica again and again.
@@ -220,12 +222,12 @@ func TestUnchangedBacklog(t *testing.T) {
 func TestQueueIsBounded(t *testing.T) {
 	r := startReplica(t, engine.NewMem())
 	defer r.stop(t)
-	for _, leading := range []bool{true, false} {
-		// They wait in the inbox or, if the loop may not evaluate, behind it.
+	for _, begun := range []bool{true, false} {
+		// They wait in the inbox or, if the loop may not evaluate yet, behind it.
 		release := r.block(t)
-		if !leading {
+		if !begun {
 			release()
-			r.inLoop(t, func() { r.leading = false })
+			r.inLoop(t, func() { r.reign.begun = false })
 		}
 		answered := make(chan error, maxQueued+1)
 		for range maxQueued + 1 {
@@ -237,8 +239,8 @@ func TestQueueIsBounded(t *testing.T) {
 		}
 		require.ErrorIs(t, <-answered, ErrTooManyRequests)
 		release()
-		if !leading {
-			r.inLoop(t, func() { r.leading = true })
+		if !begun {
+			r.inLoop(t, func() { r.reign.begun = true })
 		}
 		for range maxQueued {
 			require.NoError(t, <-answered)
@@ -300,7 +302,7 @@ func TestStopAnswersEverybody(t *testing.T) {
 				case 1:
 					_, err = r.Do(context.Background(), unchanged("a"), 10)
 				default:
-					err = r.ReadIndex(context.Background())
+					err = r.confirm()
 				}
 				answered <- err
 			}()
@@ -380,8 +382,9 @@ func TestFailedLog(t *testing.T) {
 func TestUnreadableEntry(t *testing.T) {
 	for name, data := range map[string][]byte{
 		"format":  {9, 1, 1, 1},
-		"header":  {entryFormat, 0xff},
-		"effects": append(entryHeader{term: 2, epoch: 2, number: 1}.append(nil), 99),
+		"kind":    {entryFormat, 9, 1, 1},
+		"header":  {entryFormat, byte(KindEffects), 0xff},
+		"effects": append(appendHeader(nil, 2, 1), 99),
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := startReplica(t, engine.NewMem())

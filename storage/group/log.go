@@ -39,6 +39,9 @@ type Log struct {
 	// written is the last entry that was given to Pebble, stable or not yet. It
 	// belongs to the log writer.
 	written uint64
+	// truncating is held while the log is truncated, and when its restart behind a
+	// snapshot is begun. mu may be taken after it.
+	truncating sync.Mutex
 
 	mu sync.Mutex // guards the fields below; nothing is taken after it
 	// hard is as it was last written.
@@ -53,6 +56,12 @@ type Log struct {
 	tailSize int
 	// applied bounds what may leave the tail.
 	applied uint64
+	// begun says that the log has been written, if only its beginning.
+	begun bool
+	// restarting says that the log is being restarted behind a snapshot.
+	restarting bool
+	// source says what snapshot could be sent now; nil if none could.
+	source func() (index, term uint64, conf *raftpb.ConfState)
 }
 
 // termRun says that the entries from index on, up to the next run, are of term.
@@ -78,6 +87,7 @@ func OpenLog(db *engine.DB, group mvcc.GroupID) (*Log, error) {
 	if len(row) != 16 {
 		return nil, fmt.Errorf("group: bad row of the truncated index: %x", row)
 	}
+	l.begun = true
 	l.truncated = binary.BigEndian.Uint64(row)
 	l.last = l.truncated
 	l.terms = []termRun{{l.truncated, binary.BigEndian.Uint64(row[8:])}}
@@ -133,20 +143,23 @@ func (l *Log) get(table byte) ([]byte, error) {
 }
 
 // Bootstrapped says whether the log has ever been written.
-func (l *Log) Bootstrapped() bool { return l.last > 0 }
+func (l *Log) Bootstrapped() bool { return l.begun }
 
 // Bootstrap gives an empty log its beginning: everything up to index, which is
 // of term, is taken as applied.
 func (l *Log) Bootstrap(index, term uint64) error {
-	row := binary.BigEndian.AppendUint64(nil, index)
-	row = binary.BigEndian.AppendUint64(row, term)
-	if err := l.db.Set(l.key(tableTruncated), row, engine.Sync); err != nil {
+	if err := l.db.Set(l.key(tableTruncated), truncatedRow(index, term), engine.Sync); err != nil {
 		return fmt.Errorf("group: bootstrap log: %w", err)
 	}
+	l.begun = true
 	l.truncated, l.last, l.written = index, index, index
 	l.terms = []termRun{{index, term}}
 	l.hard.Term = &term
 	return nil
+}
+
+func truncatedRow(index, term uint64) []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, index), term)
 }
 
 // start tells what the state holds, before raft reads the log.
@@ -176,6 +189,11 @@ func (l *Log) encode(batch *engine.Batch, m *raftpb.Message) {
 		row, err := proto.Marshal(hs)
 		must(err)
 		must(batch.Set(l.key(tableHardState), row, nil))
+	}
+	// NB: a message may have a snapshot and entries, which come behind it.
+	if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() > 0 {
+		l.beginRestart()
+		must(l.encodeRestart(batch, meta.GetIndex(), meta.GetTerm()))
 	}
 	entries := m.GetEntries()
 	if len(entries) == 0 {
@@ -226,6 +244,9 @@ func (l *Log) stable(m *raftpb.Message) {
 	if m.Term != nil {
 		l.hard = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
 	}
+	if meta := m.GetSnapshot().GetMetadata(); meta.GetIndex() > 0 {
+		l.restartLocked(meta.GetIndex(), meta.GetTerm())
+	}
 	for _, e := range m.GetEntries() {
 		l.put(e)
 	}
@@ -272,24 +293,27 @@ func (l *Log) setApplied(index uint64) {
 	l.applied = index
 }
 
-// Truncate drops the entries up to index.
+// Truncate drops the entries up to index. It does nothing if the log does not
+// reach that far: then the state was ingested, and the log is about to be
+// restarted behind it.
 // REQUIRES: the state, as it would survive a crash now, holds them.
 func (l *Log) Truncate(index uint64) error {
+	l.truncating.Lock()
+	defer l.truncating.Unlock()
 	l.mu.Lock()
 	from := l.truncated
+	done := index <= from || index > l.last || l.restarting
 	term, err := l.termLocked(index)
 	l.mu.Unlock()
-	if index <= from {
+	if done {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("group: truncate to %d: %w", index, err)
 	}
-	row := binary.BigEndian.AppendUint64(nil, index)
-	row = binary.BigEndian.AppendUint64(row, term)
 	batch := l.db.NewBatch()
 	defer func() { _ = batch.Close() }()
-	if err := batch.Set(l.key(tableTruncated), row, nil); err != nil {
+	if err := batch.Set(l.key(tableTruncated), truncatedRow(index, term), nil); err != nil {
 		return fmt.Errorf("group: truncate: %w", err)
 	}
 	if err := batch.DeleteRange(l.entryKey(nil, from+1), l.entryKey(nil, index+1), nil); err != nil {
@@ -423,11 +447,6 @@ func (l *Log) FirstIndex() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.truncated + 1, nil
-}
-
-// Snapshot implements raft.Storage. A group of one voter never sends one.
-func (l *Log) Snapshot() (*raftpb.Snapshot, error) {
-	return nil, raft.ErrSnapshotTemporarilyUnavailable
 }
 
 // Bytes returns how many bytes of entries are in memory.

@@ -268,8 +268,11 @@ func (g *Group) answerUnchanged(ps []*proposal) {
 		return
 	}
 	epoch := g.reign.epoch
+	u := &unconfirmed{ps}
+	g.unconfirmed[u] = struct{}{}
 	g.cfg.Confirm(func(err error) {
 		g.post(func() {
+			delete(g.unconfirmed, u)
 			if err == nil && g.reign.epoch != epoch {
 				err = ErrLeaderChanged
 			}
@@ -277,11 +280,19 @@ func (g *Group) answerUnchanged(ps []*proposal) {
 				g.answerApplied(ps)
 				return
 			}
-			for _, p := range ps {
-				p.fail(err)
-			}
+			u.fail(err)
 		})
 	})
+}
+
+// unconfirmed are requests that changed nothing and wait until the reign that
+// they were evaluated in is confirmed.
+type unconfirmed struct{ proposals []*proposal }
+
+func (u *unconfirmed) fail(err error) {
+	for _, p := range u.proposals {
+		p.fail(err)
+	}
 }
 
 // answerApplied answers requests once everything that is in flight is applied.

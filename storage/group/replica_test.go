@@ -49,16 +49,17 @@ func idleWriter(db *engine.DB) *LogWriter {
 	return &LogWriter{db: db, wake: make(chan struct{}, 1)}
 }
 
-// seen is an Observer that keeps what it is told, and knows the leases.
+// seen keeps what an Observer is told, and knows the leases.
 type seen struct {
-	mu      sync.Mutex // guards the fields below
-	events  []*mvccpb.Event
-	leading []bool
-	leases  map[int64]bool
+	mu     sync.Mutex // guards the fields below
+	events []*mvccpb.Event
+	// leads are the terms of Leads, fences the epochs of Fenced.
+	leads, fences []uint64
+	leases        map[int64]bool
 }
 
 // Applied implements Observer.
-func (s *seen) Applied(out mvcc.Outcome) {
+func (s *seen) Applied(_ uint64, out *mvcc.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, out.Events...)
@@ -70,18 +71,92 @@ func (s *seen) Applied(out mvcc.Outcome) {
 	}
 }
 
-// Leading implements Observer.
-func (s *seen) Leading(leading bool) {
+// Restoring implements Observer.
+func (s *seen) Restoring(int64) {}
+
+// Restored implements Observer.
+func (s *seen) Restored(mvcc.Applied) {}
+
+// Leads implements Observer.
+func (s *seen) Leads(term uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.leading = append(s.leading, leading)
+	s.leads = append(s.leads, term)
 }
+
+// Fenced implements Observer.
+func (s *seen) Fenced(epoch, _ uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fences = append(s.fences, epoch)
+}
+
+// Changed implements Observer.
+func (s *seen) Changed() {}
+
+// Configured implements Observer.
+func (s *seen) Configured() {}
 
 // Exists implements evaluate.Leases.
 func (s *seen) Exists(id int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.leases[id]
+}
+
+// Joined implements evaluate.Leases.
+func (s *seen) Joined(id int64, _ mvcc.GroupID) bool { return s.Exists(id) }
+
+// Groups implements evaluate.Leases.
+func (s *seen) Groups(int64) []mvcc.GroupID { return nil }
+
+// crown is an Observer that does for a group that is alone what storage/reign
+// does for several: whoever leads its raft reigns, and the term is the epoch.
+type crown struct {
+	*seen
+	group *Group
+	line  *revline.Line
+
+	mu    sync.Mutex // guards the field below; the group's inbox and the line after it
+	epoch uint64
+}
+
+// Leads implements Observer.
+func (c *crown) Leads(term uint64) {
+	c.seen.Leads(term)
+	c.reign(term)
+}
+
+// reign begins a reign, or ends the one there is if epoch is 0.
+func (c *crown) reign(epoch uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.endLocked()
+	if c.epoch = epoch; epoch != 0 {
+		c.group.Fence(epoch)
+	}
+}
+
+func (c *crown) endLocked() {
+	if c.epoch != 0 {
+		c.epoch = 0
+		c.group.End()
+		c.line.End()
+	}
+}
+
+// Fenced implements Observer.
+func (c *crown) Fenced(epoch, part uint64) {
+	c.seen.Fenced(epoch, part)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.epoch == 0 || epoch < c.epoch:
+	case epoch > c.epoch:
+		c.endLocked()
+	case c.line.Begin(epoch):
+		c.group.Begin(epoch)
+	}
 }
 
 // replica is a group of one voter that runs, with all that it stands on.
@@ -91,6 +166,7 @@ type replica struct {
 	files  files
 	store  *mvcc.Store
 	log    *Log
+	line   *revline.Line
 	writer *LogWriter
 	clock  *clock.Manual
 	seen   *seen
@@ -108,16 +184,30 @@ func startReplica(tb testing.TB, fs *engine.MemFS) *replica {
 // newReplica is startReplica over a file system that may fail, and does not wait.
 func newReplica(tb testing.TB, mem *engine.MemFS, fs engine.FS) *replica {
 	tb.Helper()
+	r := makeReplica(tb, mem, fs, 1, []uint64{1}, nil)
+	r.Start()
+	return r
+}
+
+// makeReplica opens a replica that is not started.
+func makeReplica(
+	tb testing.TB, mem *engine.MemFS, fs engine.FS, id uint64, voters []uint64, transport Transport,
+) *replica {
+	tb.Helper()
 	r := &replica{fs: mem, clock: clock.NewManual(time.Unix(0, 0)), seen: &seen{}, fatal: make(chan error, 100)}
 	r.files = openFiles(tb, fs, func(err error) { r.fatal <- err })
-	cfg := replicaConfig(tb, r.files, 1, []uint64{1}, r.seen)
+	cfg := replicaConfig(tb, r.files, id, voters, r.seen)
+	c := &crown{seen: r.seen, line: cfg.Line}
 	cfg.Writer = NewLogWriter(r.files.logs, nil, nil)
-	cfg.Clock = r.clock
+	cfg.Clock, cfg.Transport, cfg.Observer = r.clock, transport, c
 	cfg.Fatal = func(err error) { r.fatal <- err }
-	r.store, r.log, r.writer = cfg.Store, cfg.Log, cfg.Writer
+	cfg.Confirm = func(answer func(error)) { r.Confirm(answer) }
+	cfg.Sole = func() bool { return r.Sole() }
+	r.store, r.log, r.line, r.writer = cfg.Store, cfg.Log, cfg.Line, cfg.Writer
 	var err error
-	r.Group, err = Start(cfg)
+	r.Group, err = Open(cfg)
 	require.NoError(tb, err)
+	c.group = r.Group
 	return r
 }
 
@@ -129,20 +219,31 @@ func replicaConfig(tb testing.TB, f files, id uint64, voters []uint64, s *seen) 
 	require.NoError(tb, err)
 	log, err := OpenLog(f.logs, mvcc.CoreGroup)
 	require.NoError(tb, err)
-	require.NoError(tb, Bootstrap(log, store, voters, f.state.Flush))
+	require.NoError(tb, Bootstrap(log, store, voters, nil, f.state.Flush))
 	require.NoError(tb, store.Leases(func(id, _, _ int64) {
 		if s.leases == nil {
 			s.leases = map[int64]bool{}
 		}
 		s.leases[id] = true
 	}))
+	closed, err := store.Closed()
+	require.NoError(tb, err)
 	return Config{
-		ID: mvcc.CoreGroup, Replica: id, Log: log, Store: store,
-		Leases: s, MinTTL: 2, Sequencer: &revline.Sequencer{}, Observer: s,
+		ID: mvcc.CoreGroup, Replica: id, Log: log, Store: store, Leases: s, MinTTL: 2,
+		Line: revline.New(revline.Config{
+			Groups: []mvcc.GroupID{mvcc.CoreGroup}, Applied: []mvcc.Applied{store.Applied()}, Closed: closed,
+		}),
 		Clock: clock.NewManual(time.Unix(0, 0)), Tick: 100 * time.Millisecond, ElectionTicks: 10,
 		Logger: slog.New(slog.DiscardHandler),
 		Fatal:  func(err error) { tb.Errorf("fatal: %v", err) },
 	}
+}
+
+// confirm waits until it is confirmed that the replica leads.
+func (r *replica) confirm() error {
+	done := make(chan error, 1)
+	r.Confirm(func(err error) { done <- err })
+	return <-done
 }
 
 // stop stops the replica in good order, without flushing its state.

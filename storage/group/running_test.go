@@ -1,18 +1,17 @@
 package group
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
@@ -29,25 +28,24 @@ func (w *wires) Send(_ mvcc.GroupID, ms []*raftpb.Message) {
 	}
 }
 
+// SendSnapshot implements Transport.
+func (w *wires) SendSnapshot(mvcc.GroupID, *raftpb.Message) { panic("nobody lags") }
+
 // TestRunningReplicas runs three replicas with all their goroutines, hands the
 // lead over, and compares them. No time passes: nothing has to be asked twice.
 func TestRunningReplicas(t *testing.T) {
 	all := map[uint64]*replica{}
 	w := &wires{to: map[uint64]*Group{}}
 	for id := uint64(1); id <= 3; id++ {
-		r := &replica{fs: engine.NewMem(), clock: clock.NewManual(time.Unix(0, 0)), seen: &seen{}, fatal: make(chan error, 10)}
-		r.files = openFiles(t, r.fs, func(err error) { r.fatal <- err })
-		cfg := replicaConfig(t, r.files, id, []uint64{1, 2, 3}, r.seen)
-		r.writer = NewLogWriter(r.files.logs, nil, nil)
-		cfg.Writer, cfg.Clock, cfg.Transport = r.writer, r.clock, w
-		r.store, r.log = cfg.Store, cfg.Log
-		var err error
-		r.Group, err = Start(cfg)
-		require.NoError(t, err)
+		fs := engine.NewMem()
+		r := makeReplica(t, fs, fs, id, []uint64{1, 2, 3}, w)
 		all[id] = r
 	}
 	for id, r := range all {
 		w.to[id] = r.Group
+	}
+	for _, r := range all {
+		r.Start()
 	}
 
 	written := 0
@@ -60,9 +58,10 @@ func TestRunningReplicas(t *testing.T) {
 				other.inLoop(t, func() { other.rn.TransferLeader(leader) })
 			}
 		}
-		for !r.Status().Leading {
+		for r.line.Epoch() == 0 {
 			runtime.Gosched()
 		}
+		require.Equal(t, leader, r.Status().Leader)
 		require.False(t, r.Sole())
 		var acknowledged atomic.Int64
 		var clients sync.WaitGroup
@@ -75,14 +74,17 @@ func TestRunningReplicas(t *testing.T) {
 			})
 			clients.Go(func() {
 				for range 50 {
-					// Who asks anywhere finds what was acknowledged to anybody.
 					low := acknowledged.Load()
-					other := all[uint64(i%3)+1]
-					if err := other.ReadIndex(t.Context()); err != nil {
+					got := r.line.Present()
+					if err := r.confirm(); err != nil {
 						t.Error(err)
 					}
-					if got := other.store.Revision(); got < low {
+					if got < low {
 						t.Errorf("a read at %d after %d was acknowledged", got, low)
+					}
+					// Nobody else can confirm anything.
+					if err := all[leader%3+1].confirm(); !errors.Is(err, ErrNotSequencer) {
+						t.Errorf("another replica confirms: %v", err)
 					}
 					if res := r.do(t, unchanged("k0")); res.Revision < low {
 						t.Errorf("an answer at %d after %d was acknowledged", res.Revision, low)

@@ -24,6 +24,17 @@ type Incoming struct {
 	Rows    Rows
 }
 
+// snapshotSource names a snapshot that could be sent: of what is applied, or of
+// anything newer by the time that it is sent. For the loop.
+func (g *Group) snapshotSource() (index, term uint64, conf *raftpb.ConfState) {
+	index = g.applier.index.Load()
+	term, err := g.cfg.Log.Term(index)
+	if err != nil {
+		return 0, 0, nil
+	}
+	return index, term, g.conf
+}
+
 // StepSnapshot takes a snapshot of another member, and Rows with it.
 func (g *Group) StepSnapshot(in *Incoming) {
 	err := g.inbox.call(func() {
@@ -69,8 +80,8 @@ func (a *applier) restore(m *raftpb.Message, in *Incoming) error {
 	applied := a.g.cfg.Store.Applied()
 	a.index.Store(applied.Index)
 	a.g.cfg.Log.setApplied(applied.Index)
-	a.g.cfg.Line.Restored(a.g.cfg.ID, applied)
 	a.g.cfg.Observer.Restored(applied)
+	a.g.cfg.Line.Restored(a.g.cfg.ID, applied)
 	note := appliedNote{term: applied.Term, fence: applied.Epoch, part: applied.Part, epoch: applied.Epoch}
 	for {
 		f, ok := a.flight.takeUpTo(applied.Epoch, applied.Number)

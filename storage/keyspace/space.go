@@ -82,27 +82,24 @@ func (s *Space) Revision() int64 {
 	return rev
 }
 
-// Compacted returns the revision of the last compaction that is effective, 0 if
-// none is.
+// Compacted returns the revision below which reads are refused: that of the last
+// compaction that is effective, or what RaiseFloor was given if that is greater. It
+// is 0 if there is none.
 func (s *Space) Compacted() int64 { return s.compacted.Load() }
 
 // SetCompacted makes a compaction at rev effective in all groups, unless a later
 // one is.
 // REQUIRES: every group has all its changes up to rev.
 func (s *Space) SetCompacted(rev int64) {
-	for {
-		before := s.compacted.Load()
-		if rev <= before || s.compacted.CompareAndSwap(before, rev) {
-			break
-		}
-	}
+	s.RaiseFloor(rev)
 	for _, st := range s.all {
 		st.Compact(rev)
 	}
 }
 
-// RaiseFloor refuses reads below rev, without saying that every group has its
-// changes up to it: a group is given rows of which older versions may be gone.
+// RaiseFloor refuses reads below rev, as Compacted tells from then on, without
+// saying that every group has its changes up to it: a group is about to be given
+// rows of which older versions may be gone.
 func (s *Space) RaiseFloor(rev int64) {
 	for {
 		before := s.compacted.Load()

@@ -478,6 +478,20 @@ func TestCompactionOfOneIsOfAll(t *testing.T) {
 			require.NoError(t, err, key)
 		}
 	}
+
+	// A floor is as good, and leaves the groups as they are until there is a
+	// compaction.
+	space.RaiseFloor(35)
+	space.RaiseFloor(20)
+	require.EqualValues(t, 35, space.Compacted())
+	_, err = space.Get([]byte("/registry/pods/000000"), 34)
+	require.ErrorIs(t, err, mvcc.ErrCompacted)
+	require.EqualValues(t, 30, stores[4].Compacted())
+	require.Zero(t, stores[1].Compacted())
+	space.SetCompacted(35)
+	for _, s := range stores {
+		require.EqualValues(t, 35, s.Compacted())
+	}
 }
 
 // What a page has counted is not told of a revision that is compacted since.

@@ -65,12 +65,7 @@ const joinTimeout = 5 * time.Second
 // join asks the members of a cluster who this member, which they must have added,
 // is in it.
 func join(ctx context.Context, cfg Config, initial InitialCluster, self InitialMember) (Identity, error) {
-	var others []string
-	for _, m := range initial.Members {
-		if m.ID != self.ID {
-			others = append(others, m.PeerURLs...)
-		}
-	}
+	others := othersOf(initial, self)
 	if len(others) == 0 {
 		return Identity{}, errors.New("--initial-cluster-state=existing, but --initial-cluster names no other member to ask")
 	}
@@ -106,6 +101,50 @@ func join(ctx context.Context, cfg Config, initial InitialCluster, self InitialM
 	return Identity{
 		Name: cfg.Name, ClusterID: answer.ClusterID, MemberID: me.ID, Routes: answer.Routes, Joined: true,
 	}, nil
+}
+
+func othersOf(initial InitialCluster, self InitialMember) (urls []string) {
+	for _, m := range initial.Members {
+		if m.ID != self.ID {
+			urls = append(urls, m.PeerURLs...)
+		}
+	}
+	return urls
+}
+
+// meet connects a member that has joined to the others for as long as it has
+// nothing of core's state, and so does not know who they are.
+func (m *Member) meet(ctx context.Context) {
+	initial, err := ParseInitialCluster(m.cfg.InitialCluster, m.cfg.ClusterToken)
+	if err != nil {
+		return
+	}
+	self, err := initial.Member(m.cfg.Name)
+	if err != nil {
+		return
+	}
+	for len(m.Members()) == 0 {
+		changed := m.cluster.changed.wait()
+		answer, err := ask(ctx, m.cfg, othersOf(initial, self))
+		if err != nil {
+			m.cfg.Logger.Warn("could not ask the cluster that is to be joined, will try again", "error", err)
+		}
+		for _, i := range answer.Members {
+			if i.ID != m.id.MemberID {
+				m.peers.SetPeer(i.ID, i.PeerURLs)
+			}
+		}
+		timer := m.cfg.Clock.NewTimer(time.Second)
+		select {
+		case <-changed:
+		case <-timer.C():
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+	}
 }
 
 func countURLs(members []Info) int {

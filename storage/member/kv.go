@@ -67,14 +67,13 @@ func (m *Member) doThere(ctx context.Context, op evaluate.Op) (evaluate.Result, 
 	m.line.Saw(res.Revision)
 	ctx, cancel := m.bounded(ctx)
 	defer cancel()
-	rev := res.Revision
-	if c, ok := op.(*evaluate.Compact); ok {
-		rev = max(rev, c.Revision)
-	}
-	if err := m.line.WaitClosed(ctx, rev); err != nil {
+	if err := m.line.WaitClosed(ctx, res.Revision); err != nil {
 		return evaluate.Result{}, m.cause(ctx)
 	}
-	return res, nil
+	if _, ok := op.(*evaluate.Compact); ok {
+		_, err = m.confirmed(ctx, 0) // which waits for what is compacted
+	}
+	return res, err
 }
 
 // Read answers an *evaluate.Range, or an *evaluate.Txn that can change nothing,

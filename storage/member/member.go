@@ -154,7 +154,10 @@ type Member struct {
 	stop    context.CancelFunc
 	stopCtx context.Context
 	workers sync.WaitGroup
-	closing sync.Once
+	// starting is held by who starts a worker, and locked once when stopCtx is done:
+	// none is started after that.
+	starting sync.RWMutex
+	closing  sync.Once
 	failure atomic.Pointer[error]
 	// failed is closed when failure is set.
 	failed chan struct{}
@@ -275,14 +278,17 @@ func (m *Member) openLine() error {
 	m.scrub = newScrubber(m.parts, m.cfg.Logger, m.fail)
 	m.line = revline.New(cfg)
 	m.compact()
+	var crossing *evaluate.Crossing
+	crossing = evaluate.NewCrossing(evaluate.CrossingConfig{
+		Space: m.space, Route: m.routes.Of, Leases: &m.leases, MinTTL: m.minTTL(),
+		// Above what it stands on, also if the reign has ended and nobody was told
+		// yet: then the next sequencer's changes may be in the state.
+		Next:     func() int64 { return max(m.line.NextCrossing(), crossing.Head()+1) },
+		GiveBack: m.line.GiveBackCrossing,
+		Present:  m.line.Present, Compacted: m.decided.Load, Panicked: m.panicked,
+	})
 	m.reign = reign.New(reign.Config{
-		Line: m.line, Core: m.core.store, Needs: m.needs, Logger: m.cfg.Logger,
-		Crossing: evaluate.NewCrossing(evaluate.CrossingConfig{
-			Space: m.space, Route: m.routes.Of, Leases: &m.leases, MinTTL: m.minTTL(),
-			Next: m.line.NextCrossing, GiveBack: m.line.GiveBackCrossing,
-			Present: m.line.Present, Compacted: m.space.Compacted,
-			Panicked: m.panicked,
-		}),
+		Line: m.line, Core: m.core.store, Crossing: crossing, Needs: m.needs, Logger: m.cfg.Logger,
 		Begun: m.begun, Ended: m.ended, Fatal: m.fail,
 	})
 	return nil
@@ -293,7 +299,7 @@ func (m *Member) startGroups() error {
 	for i, p := range m.parts {
 		cfg := group.Config{
 			ID: p.id, Replica: m.id.MemberID, Log: p.log, Writer: m.writer, Store: p.store,
-			Line: m.line, Compacted: m.space.Compacted, Leases: &m.leases, MinTTL: m.minTTL(),
+			Line: m.line, Compacted: m.decided.Load, Leases: &m.leases, MinTTL: m.minTTL(),
 			Observer: observer{m, i}, Confirm: m.confirm, Sole: m.sole, Transport: m,
 			Clock: m.cfg.Clock, Tick: m.cfg.TickInterval, ElectionTicks: m.cfg.ElectionTicks,
 			Logger: m.cfg.Logger.With("group", p.name), Fatal: m.fail, ApplySeconds: m.metrics.commit,
@@ -324,7 +330,11 @@ func (m *Member) startWorkers() {
 	})
 	if m.peers != nil {
 		m.run(m.servePeers)
+		if m.id.Joined {
+			m.run(m.meet)
+		}
 	}
+	m.run(m.publish)
 	m.run(m.scrub.run)
 	m.run(m.truncateLogs)
 	m.run(m.expireLeases)
@@ -383,6 +393,11 @@ func (m *Member) openDatabases() error {
 
 // run starts a worker that ends with the member.
 func (m *Member) run(work func(context.Context)) {
+	m.starting.RLock()
+	defer m.starting.RUnlock()
+	if m.stopCtx.Err() != nil {
+		return
+	}
 	m.workers.Add(1)
 	go func() {
 		defer m.workers.Done()
@@ -431,6 +446,8 @@ func (m *Member) Close() error {
 		if m.peers != nil {
 			m.peers.Close()
 		}
+		m.starting.Lock()
+		m.starting.Unlock() //nolint:staticcheck // whoever was starting a worker has
 		m.workers.Wait()
 		err = m.closeFiles()
 	})
@@ -462,8 +479,11 @@ func (m *Member) closeFiles() error {
 // flushState makes the state durable, so that the next start has little to
 // replay. It returns what the member has failed of, if it has or does.
 func (m *Member) flushState() error {
-	if m.state == nil || m.failure.Load() != nil && !errors.Is(m.Err(), ErrRemoved) {
-		return m.Err()
+	switch err := m.Err(); {
+	case errors.Is(err, ErrRemoved):
+		return nil // nobody will start from it
+	case m.state == nil || err != nil:
+		return err
 	}
 	flushed, err := m.state.AsyncFlush()
 	if err != nil {

@@ -32,7 +32,6 @@ func (m *Member) openPeers() error {
 }
 
 func (m *Member) servePeers(ctx context.Context) {
-	m.run(m.publish)
 	if err := m.peers.Serve(); err != nil && ctx.Err() == nil {
 		m.fail(fmt.Errorf("member: serve other members: %w", err))
 	}

@@ -66,13 +66,6 @@ func (c *Counts) Note(span Span, rev, n int64) {
 	c.next = (c.next + 1) % countsSize
 }
 
-// clear forgets all.
-func (c *Counts) clear() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.counts, c.order, c.next = nil, nil, 0
-}
-
 // KnownCount returns the number of keys of span at rev if a page before has
 // counted it. Nothing is known of a compacted revision: who counts is refused.
 func (s *Store) KnownCount(span Span, rev int64) (int64, bool) {

@@ -7,9 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strings"
 
 	"github.com/pebbledash/pebbledash/storage/engine"
 )
+
+// ingestPrefix begins the names of the directories of ingests.
+const ingestPrefix = "ingest-"
 
 // maxTableBytes is about the greatest size of a table that an Ingest writes.
 const maxTableBytes = 64 << 20
@@ -72,7 +77,7 @@ type Ingest struct {
 func NewIngest(db *engine.DB, fs engine.FS, dir string, g GroupID) (*Ingest, error) {
 	in := &Ingest{
 		db: db, fs: fs, group: g, sums: newChunkSums(), tableBytes: maxTableBytes,
-		dir: fs.PathJoin(dir, fmt.Sprintf("%d-%016x", g, rand.Uint64())),
+		dir: fs.PathJoin(dir, fmt.Sprintf("%s%d-%016x", ingestPrefix, g, rand.Uint64())),
 	}
 	in.keys.applied = g.metaKey(metaApplied)
 	in.keys.closed = g.metaKey(metaClosed)
@@ -85,10 +90,19 @@ func NewIngest(db *engine.DB, fs engine.FS, dir string, g GroupID) (*Ingest, err
 	return in, nil
 }
 
-// RemoveIngests removes what the ingests of a process before left in dir. To be
-// called before the first NewIngest.
+// RemoveIngests removes what the ingests of a process before have left in dir,
+// and nothing else there. To be called before the first NewIngest.
 func RemoveIngests(fs engine.FS, dir string) error {
-	if err := fs.RemoveAll(dir); err != nil {
+	names, err := fs.List(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, ingestPrefix) && err == nil {
+			err = fs.RemoveAll(fs.PathJoin(dir, name))
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("mvcc: remove old ingests: %w", err)
 	}
 	return nil
@@ -233,6 +247,10 @@ func (in *Ingest) Applied() Applied { return in.applied }
 // ConfState returns raft's configuration in the rows, nil if there is none. To be
 // asked after the last chunk.
 func (in *Ingest) ConfState() []byte { return in.conf }
+
+// Scrubbed returns up to which revision Scrub has deleted what a compaction has
+// freed: below it versions may be missing. To be asked after the last chunk.
+func (in *Ingest) Scrubbed() int64 { return in.scrubbed }
 
 // Finish makes the tables durable. It fails if the last chunk has not come. It
 // may be called again.

@@ -62,10 +62,24 @@ type ingestCrash struct {
 	// ingested, as far as was told.
 	applied, durable [crashGroups]atomic.Uint64
 	committing       atomic.Int32
+	linking          sync.RWMutex // see linkFS; nothing is taken after it
 
-	mu      sync.Mutex // guards the fields below
+	mu      sync.Mutex // guards the fields below; linking may be taken after it
 	rng     *rand.Rand
 	crashes []crash
+}
+
+// linkFS keeps links and CrashClone apart: within one Link a MemFS takes twice
+// what CrashClone waits for.
+type linkFS struct {
+	engine.FS
+	linking *sync.RWMutex
+}
+
+func (fs linkFS) Link(from, to string) error {
+	fs.linking.RLock()
+	defer fs.linking.RUnlock()
+	return fs.FS.Link(from, to)
 }
 
 // crash is what a loss of power leaves.
@@ -88,7 +102,7 @@ func newIngestCrash(t *testing.T, seed uint64) *ingestCrash {
 		c.logs[g] = append(c.logs[g], crashEntry{rev, e.Bytes(), value})
 	}
 	// A crash may come before any operation on a file.
-	c.fs = engine.WrapFaulty(c.mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+	c.fs = engine.WrapFaulty(linkFS{c.mem, &c.linking}, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
 			c.maybeCrash()
 		}
@@ -113,6 +127,8 @@ func (c *ingestCrash) maybeCrash() {
 	for g := range crashGroups {
 		now.durable[g], now.applied[g] = c.durable[g].Load(), c.applied[g].Load()
 	}
+	c.linking.Lock()
+	defer c.linking.Unlock()
 	now.fs = c.mem.CrashClone(engine.CrashCloneCfg{UnsyncedDataPercent: 25 * c.rng.IntN(5), RNG: c.rng})
 	c.crashes = append(c.crashes, now)
 }

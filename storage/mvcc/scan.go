@@ -218,7 +218,7 @@ func (sc *Scanner) Err() error { return sc.err }
 
 // Close gives the views back.
 func (sc *Scanner) Close() error {
-	err := sc.openSegment.close()
+	err := sc.close()
 	for i := range sc.rest {
 		if cerr := sc.rest[i].close(); err == nil {
 			err = cerr

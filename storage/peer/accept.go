@@ -138,7 +138,7 @@ func rawConn(ctx context.Context) net.Conn {
 
 // admit takes the greeting of a stream, and answers it if it is not fine. Then it
 // returns false, or an error if the stream broke.
-func (t *Transport) admit(s grpc.ServerStream) (from uint64, ok bool, err error) {
+func (t *Transport) admit(s grpc.ServerStream) (h hello, ok bool, err error) {
 	raw := rawConn(s.Context())
 	greeted := make(chan struct{})
 	timer := t.clock.NewTimer(t.cfg.DialTimeout)
@@ -154,11 +154,10 @@ func (t *Transport) admit(s grpc.ServerStream) (from uint64, ok bool, err error)
 	close(greeted)
 	timer.Stop()
 	if err != nil {
-		return 0, false, err
+		return hello{}, false, err
 	}
-	h, err := decodeHello(m.take())
-	if err != nil {
-		return 0, false, err
+	if h, err = decodeHello(m.take()); err != nil {
+		return hello{}, false, err
 	}
 	refused := h.check(t.cfg.ClusterID, t.cfg.MemberID)
 	if refused == nil {
@@ -168,11 +167,11 @@ func (t *Transport) admit(s grpc.ServerStream) (from uint64, ok bool, err error)
 		}
 	}
 	if refused == nil {
-		return h.from, true, nil
+		return h, true, nil
 	}
 	t.log.Warn("a member's connection is refused", slog.String("peer", formatID(h.from)),
 		slog.String("address", raw.RemoteAddr().String()), slog.Any("err", refused.err()))
-	return 0, false, s.SendMsg(outgoing(refused.append(nil)))
+	return h, false, s.SendMsg(outgoing(refused.append(nil)))
 }
 
 // inbound is a connection that another member has dialed.
@@ -194,10 +193,11 @@ type inbound struct {
 
 // talk serves a connection of another member.
 func (t *Transport) talk(st grpc.ServerStream) error {
-	from, ok, err := t.admit(st)
+	h, ok, err := t.admit(st)
 	if !ok {
 		return err
 	}
+	from := h.from
 	ctx, cancel := context.WithCancel(st.Context())
 	raw, id := rawConn(st.Context()), formatID(from)
 	in := &inbound{
@@ -206,8 +206,10 @@ func (t *Transport) talk(st grpc.ServerStream) error {
 			member: from,
 			stream: st,
 			cut: func() {
-				cancel()
+				// In this order: what a handler returns because its context has ended
+				// is no answer for the caller.
 				_ = raw.Close()
+				cancel()
 			},
 			// What calls may be under way at once bounds the records, and failing
 			// calls make some more.
@@ -224,7 +226,7 @@ func (t *Transport) talk(st grpc.ServerStream) error {
 	if !t.enter(in) {
 		return errClosed
 	}
-	if err := st.SendMsg(outgoing(encodeWelcome(t.cfg.ClusterID, t.cfg.MemberID))); err != nil {
+	if err := st.SendMsg(outgoing(h.welcome())); err != nil {
 		return err
 	}
 	if p := t.peer(from); p != nil {

@@ -130,6 +130,9 @@ func (p *callPool) put(c *pendingCall) {
 
 // call calls the other side, and waits for its answer or the end of ctx.
 func (s *outbound) call(ctx context.Context, method byte, payload []byte) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, notSent(err)
+	}
 	c := s.t.calls.get()
 	id, err := s.calls.add(c)
 	if err != nil {

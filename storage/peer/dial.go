@@ -148,7 +148,7 @@ func (d *dialer) open(rawURL string) (*link, error) {
 func (l *link) cut() {
 	l.cancel()
 	if c := l.conn.Load(); c != nil {
-		_ = c.Conn.Close()
+		_ = c.Close()
 	}
 }
 

@@ -64,12 +64,12 @@ func (h hello) check(cluster, member uint64) *failure {
 	}
 }
 
-// encodeWelcome makes the answer to a greeting that is fine.
-func encodeWelcome(cluster, member uint64) []byte {
+// welcome makes the answer to a greeting that is fine.
+func (h hello) welcome() []byte {
 	b := make([]byte, 0, welcomeBytes)
-	b = append(b, classNone, version)
-	b = binary.BigEndian.AppendUint64(b, cluster)
-	return binary.BigEndian.AppendUint64(b, member)
+	b = append(b, classNone, min(version, h.newest))
+	b = binary.BigEndian.AppendUint64(b, h.cluster)
+	return binary.BigEndian.AppendUint64(b, h.to)
 }
 
 // checkAnswer returns why the other side did not take our greeting, or is not who we

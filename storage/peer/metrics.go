@@ -2,6 +2,7 @@ package peer
 
 import (
 	"strconv"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -14,15 +15,14 @@ func formatID(id uint64) string { return strconv.FormatUint(id, 16) }
 type metrics struct {
 	local string
 
-	active                    *prometheus.GaugeVec
-	disconnected              *prometheus.CounterVec
-	sentBytes, receivedBytes  *prometheus.CounterVec
-	sentFailures              *prometheus.CounterVec
-	roundTrip                 *prometheus.HistogramVec
-	snapshotSent              snapshotMetrics
-	snapshotReceived          snapshotMetrics
-	busyCalls                 prometheus.Counter
-	queuedBytes, queued, open *prometheus.Desc
+	active                   *prometheus.GaugeVec
+	disconnected             *prometheus.CounterVec
+	sentBytes, receivedBytes *prometheus.CounterVec
+	sentFailures             *prometheus.CounterVec
+	roundTrip                *prometheus.HistogramVec
+	snapshotSent             snapshotMetrics
+	snapshotReceived         snapshotMetrics
+	busyCalls                prometheus.Counter
 }
 
 type snapshotMetrics struct {
@@ -77,15 +77,9 @@ func newMetrics(reg prometheus.Registerer, t *Transport) *metrics {
 			Name: "pebbledash_peer_refused_calls_total",
 			Help: "Calls of other members that were not handled because too many were under way.",
 		}),
-		queuedBytes: prometheus.NewDesc("pebbledash_peer_queued_bytes",
-			"Bytes that wait to be sent to a member.", []string{"To"}, nil),
-		queued: prometheus.NewDesc("pebbledash_peer_queued_records",
-			"Messages and calls that wait to be sent to a member.", []string{"To"}, nil),
-		open: prometheus.NewDesc("pebbledash_peer_calls",
-			"Calls to a member that wait for their answer.", []string{"To"}, nil),
 	}
 	if reg != nil {
-		reg.MustRegister(&fullness{t: t, m: m})
+		reg.MustRegister(newFullness(t))
 	}
 	return m
 }
@@ -93,27 +87,49 @@ func newMetrics(reg prometheus.Registerer, t *Transport) *metrics {
 // fullness collects how full the queues are when somebody asks.
 type fullness struct {
 	t *Transport
-	m *metrics
+	// mu lets one collect at a time. The locks of what is asked are taken after it.
+	mu                    sync.Mutex
+	bytes, records, calls *prometheus.GaugeVec
+}
+
+func newFullness(t *Transport) *fullness {
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "pebbledash", Subsystem: "peer", Name: name, Help: help,
+		}, []string{"To"})
+	}
+	return &fullness{
+		t:       t,
+		bytes:   gauge("queued_bytes", "Bytes that wait to be sent to a member."),
+		records: gauge("queued_records", "Messages and calls that wait to be sent to a member."),
+		calls:   gauge("calls", "Calls to a member that wait for their answer."),
+	}
 }
 
 // Describe implements prometheus.Collector.
 func (f *fullness) Describe(ch chan<- *prometheus.Desc) {
-	ch <- f.m.queuedBytes
-	ch <- f.m.queued
-	ch <- f.m.open
+	f.bytes.Describe(ch)
+	f.records.Describe(ch)
+	f.calls.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (f *fullness) Collect(ch chan<- prometheus.Metric) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.bytes.Reset()
+	f.records.Reset()
+	f.calls.Reset()
 	for id, p := range *f.t.peers.Load() {
-		var bytes, records, calls float64
-		if s := p.session.Load(); s != nil {
-			bytes, records = float64(s.out.bytes.Load()), float64(s.out.messages.Load())
-			calls = float64(s.calls.len())
-		}
 		to := formatID(id)
-		ch <- prometheus.MustNewConstMetric(f.m.queuedBytes, prometheus.GaugeValue, bytes, to)
-		ch <- prometheus.MustNewConstMetric(f.m.queued, prometheus.GaugeValue, records, to)
-		ch <- prometheus.MustNewConstMetric(f.m.open, prometheus.GaugeValue, calls, to)
+		bytes, records, calls := f.bytes.WithLabelValues(to), f.records.WithLabelValues(to), f.calls.WithLabelValues(to)
+		if s := p.session.Load(); s != nil {
+			bytes.Set(float64(s.out.bytes.Load()))
+			records.Set(float64(s.out.messages.Load()))
+			calls.Set(float64(s.calls.len()))
+		}
 	}
+	f.bytes.Collect(ch)
+	f.records.Collect(ch)
+	f.calls.Collect(ch)
 }

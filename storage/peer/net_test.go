@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -63,10 +62,8 @@ func (h *handler) Snapshot(ctx context.Context, from uint64, header []byte, next
 		return h.snapshot(ctx, from, header, next)
 	}
 	for {
-		if _, err := next(); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
+		if _, err := next(); err != nil {
+			return ignoreEOF(err)
 		}
 	}
 }
@@ -104,15 +101,15 @@ type node struct {
 const cluster = 0xc1
 
 // start starts a member. change may change its configuration.
-func start(t testing.TB, id uint64, h *handler, change ...func(*peer.Config)) *node {
-	t.Helper()
-	return startAt(t, "127.0.0.1:0", id, h, change...)
+func start(tb testing.TB, id uint64, h *handler, change ...func(*peer.Config)) *node {
+	tb.Helper()
+	return startAt(tb, "127.0.0.1:0", id, h, change...)
 }
 
-func startAt(t testing.TB, address string, id uint64, h *handler, change ...func(*peer.Config)) *node {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", address)
-	require.NoError(t, err)
+func startAt(tb testing.TB, address string, id uint64, h *handler, change ...func(*peer.Config)) *node {
+	tb.Helper()
+	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", address)
+	require.NoError(tb, err)
 	h.events = make(chan string, 1000)
 	reg := prometheus.NewRegistry()
 	cfg := peer.Config{
@@ -125,56 +122,56 @@ func startAt(t testing.TB, address string, id uint64, h *handler, change ...func
 	n := &node{Transport: peer.New(cfg), id: id, url: "http://" + l.Addr().String(), h: h, reg: reg}
 	served := make(chan error, 1)
 	go func() { served <- n.Serve() }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		n.Close()
-		require.NoError(t, <-served)
+		require.NoError(tb, <-served)
 	})
 	return n
 }
 
 // connect makes a dial b, and waits until it has.
-func connect(t testing.TB, a, b *node) {
-	t.Helper()
+func connect(tb testing.TB, a, b *node) {
+	tb.Helper()
 	a.SetPeer(b.id, []string{b.url})
-	a.expect(t, "connected %d", b.id)
+	a.expect(tb, "connected %d", b.id)
 }
 
 // expect waits for the next event and compares it.
-func (n *node) expect(t testing.TB, format string, args ...any) {
-	t.Helper()
-	require.Equal(t, fmt.Sprintf(format, args...), receive(t, n.h.events))
+func (n *node) expect(tb testing.TB, format string, args ...any) {
+	tb.Helper()
+	require.Equal(tb, fmt.Sprintf(format, args...), receive(tb, n.h.events))
 }
 
 // receive waits for a value.
-func receive[T any](t testing.TB, c <-chan T) T {
-	t.Helper()
+func receive[T any](tb testing.TB, c <-chan T) T {
+	tb.Helper()
 	select {
 	case v := <-c:
 		return v
 	case <-time.After(patience): //nolint:forbidigo // A bound for what has failed, not a wait.
 		buf := make([]byte, 1<<20)
-		t.Logf("%s", buf[:runtime.Stack(buf, true)])
-		t.Fatal("nothing came")
+		tb.Logf("%s", buf[:runtime.Stack(buf, true)])
+		tb.Fatal("nothing came")
 		panic("not reached")
 	}
 }
 
 // eventually waits until ok; it is for what no channel tells.
-func eventually(t testing.TB, ok func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, ok func() bool) {
+	tb.Helper()
 	for deadline := time.Now().Add(patience); !ok(); { //nolint:forbidigo // As in receive.
 		if time.Now().After(deadline) { //nolint:forbidigo // As above.
-			t.Fatal("it did not become true")
+			tb.Fatal("it did not become true")
 		}
 		runtime.Gosched()
 	}
 }
 
 // gathered returns the sum of a metric's values.
-func (n *node) gathered(t testing.TB, name string) float64 {
-	t.Helper()
+func (n *node) gathered(tb testing.TB, name string) float64 {
+	tb.Helper()
 	families, err := n.reg.Gather()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	var sum float64
 	for _, f := range families {
 		if f.GetName() == name {
@@ -195,22 +192,25 @@ type proxy struct {
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
-	held  chan struct{} // Closed when nothing is held.
-	bytes int64
-	// cutAfter cuts everything when so many bytes have gone from the dialing side.
+	// heldThere is closed when nothing is held that comes from the dialing side,
+	// heldBack that goes there.
+	heldThere, heldBack chan struct{}
+	// cutAfter cuts everything when so many bytes have come from the dialing side;
+	// 0 is never.
 	cutAfter int64
 	refusing bool
 }
 
-func newProxy(t testing.TB, to *node) *proxy {
-	t.Helper()
-	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
+func newProxy(tb testing.TB, to *node) *proxy {
+	tb.Helper()
+	l, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(tb, err)
 	p := &proxy{
 		l: l, to: strings.TrimPrefix(to.url, "http://"), url: "http://" + l.Addr().String(),
-		conns: map[net.Conn]struct{}{}, held: make(chan struct{}),
+		conns: map[net.Conn]struct{}{}, heldThere: make(chan struct{}), heldBack: make(chan struct{}),
 	}
-	close(p.held)
+	close(p.heldThere)
+	close(p.heldBack)
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {
@@ -221,7 +221,7 @@ func newProxy(t testing.TB, to *node) *proxy {
 			running.Go(func() { p.pass(c) })
 		}
 	})
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		p.hold(false)
 		_ = l.Close()
 		p.cut()
@@ -239,10 +239,11 @@ func (p *proxy) pass(c net.Conn) {
 	defer d.Close()
 	p.mu.Lock()
 	p.conns[c], p.conns[d] = struct{}{}, struct{}{}
-	if p.refusing {
-		_ = c.Close()
-	}
+	refusing := p.refusing
 	p.mu.Unlock()
+	if refusing {
+		return
+	}
 	var both sync.WaitGroup
 	both.Go(func() { p.copy(d, c, true) })
 	both.Go(func() { p.copy(c, d, false) })
@@ -253,27 +254,30 @@ func (p *proxy) pass(c net.Conn) {
 	delete(p.conns, d)
 }
 
-func (p *proxy) copy(to, from net.Conn, counted bool) {
+func (p *proxy) copy(to, from net.Conn, there bool) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 16<<10)
 	for {
 		n, err := from.Read(buf)
-		if err != nil {
-			return
-		}
 		p.mu.Lock()
-		held := p.held
-		if counted {
-			p.bytes += int64(n)
+		held, cut := p.heldBack, false
+		if there {
+			held = p.heldThere
+			if p.cutAfter > 0 {
+				p.cutAfter -= int64(n)
+				cut = p.cutAfter <= 0
+			}
 		}
-		cut := counted && p.cutAfter > 0 && p.bytes >= p.cutAfter
 		p.mu.Unlock()
 		if cut {
 			p.cut()
 			return
 		}
-		<-held
+		<-held // The end of a connection is held too.
+		if err != nil {
+			return
+		}
 		if _, err := to.Write(buf[:n]); err != nil {
 			return
 		}
@@ -290,36 +294,62 @@ func (p *proxy) cut() {
 	}
 }
 
+// refuse makes new connections be closed at once, or not any more.
+func (p *proxy) refuse(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refusing = on
+}
+
+// cutLater breaks all connections when so many bytes more have come.
+func (p *proxy) cutLater(bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cutAfter = bytes
+}
+
 // hold holds, or lets go, what goes through.
 func (p *proxy) hold(on bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	setHeld(&p.heldThere, on)
+	setHeld(&p.heldBack, on)
+}
+
+// holdBack is hold for what goes to the dialing side.
+func (p *proxy) holdBack(on bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	setHeld(&p.heldBack, on)
+}
+
+func setHeld(held *chan struct{}, on bool) {
 	select {
-	case <-p.held:
+	case <-*held:
 		if on {
-			p.held = make(chan struct{})
+			*held = make(chan struct{})
 		}
 	default:
 		if !on {
-			close(p.held)
+			close(*held)
 		}
 	}
 }
 
 // pair makes a connected pair.
-func pair(t testing.TB, a, b *handler, change ...func(*peer.Config)) (from, to *node) {
-	t.Helper()
-	from, to = start(t, 1, a, change...), start(t, 2, b, change...)
-	connect(t, from, to)
+func pair(tb testing.TB, a, b *handler, change ...func(*peer.Config)) (from, to *node) {
+	tb.Helper()
+	from, to = start(tb, 1, a, change...), start(tb, 2, b, change...)
+	connect(tb, from, to)
 	return from, to
 }
 
 // certificate returns the TLS configurations of a server at 127.0.0.1 and of clients
 // that trust it.
-func certificate(t testing.TB) (server, client *tls.Config) {
-	t.Helper()
+func certificate(tb testing.TB) (server, client *tls.Config) {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	now := time.Now() //nolint:forbidigo // Certificates are of the real time.
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "member"},
@@ -329,9 +359,9 @@ func certificate(t testing.TB) (server, client *tls.Config) {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	cert, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
 	own := []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
@@ -340,9 +370,9 @@ func certificate(t testing.TB) (server, client *tls.Config) {
 }
 
 // await is expect that skips other events.
-func (n *node) await(t testing.TB, format string, args ...any) {
-	t.Helper()
-	for want := fmt.Sprintf(format, args...); receive(t, n.h.events) != want; {
+func (n *node) await(tb testing.TB, format string, args ...any) {
+	tb.Helper()
+	for want := fmt.Sprintf(format, args...); receive(tb, n.h.events) != want; {
 		continue
 	}
 }

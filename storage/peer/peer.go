@@ -232,14 +232,14 @@ func (p *peer) converse(s *outbound) {
 
 	p.begin(s)
 	active := p.t.metrics.active.WithLabelValues(p.t.metrics.local, formatID(p.id))
-	active.Set(1)
+	active.Inc()
 	p.log.Info("connected to a member", slog.String("url", s.url))
 	p.t.cfg.Handler.Connected(p.id)
 
 	err := s.read(s.take)
 
 	p.end(s, err)
-	active.Set(0)
+	active.Dec()
 	p.t.metrics.disconnected.WithLabelValues(p.t.metrics.local, formatID(p.id)).Inc()
 	p.log.Warn("the connection to a member broke", slog.Any("err", err))
 }

@@ -133,7 +133,7 @@ func (s *snapshotSender) send(kind byte, b []byte) error {
 
 // snapshot serves a connection that is for a snapshot.
 func (t *Transport) snapshot(st grpc.ServerStream) error {
-	from, ok, err := t.admit(st)
+	h, ok, err := t.admit(st)
 	if !ok {
 		return err
 	}
@@ -143,14 +143,14 @@ func (t *Transport) snapshot(st grpc.ServerStream) error {
 	default:
 		return st.SendMsg(outgoing(failure{class: classBusy}.append(nil)))
 	}
-	if err := st.SendMsg(outgoing(encodeWelcome(t.cfg.ClusterID, t.cfg.MemberID))); err != nil {
+	if err := st.SendMsg(outgoing(h.welcome())); err != nil {
 		return err
 	}
-	id, m := formatID(from), &t.metrics.snapshotReceived
+	id, m := formatID(h.from), &t.metrics.snapshotReceived
 	start := t.clock.Now()
 	m.inflight.WithLabelValues(id).Inc()
 	defer m.inflight.WithLabelValues(id).Dec()
-	err = t.takeSnapshot(st, from)
+	err = t.takeSnapshot(st, h.from)
 	m.seconds.WithLabelValues(id).Observe(t.clock.Since(start).Seconds())
 	if err != nil {
 		m.failures.WithLabelValues(id).Inc()

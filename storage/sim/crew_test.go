@@ -46,10 +46,18 @@ func newCrew(seed uint64, recorder *sim.Recorder, target *memberTarget, model *s
 			gen: sim.NewGenerator(seed<<8 + uint64(i)),
 			rng: rand.New(rand.NewPCG(seed, uint64(i))),
 		}
+		w.gen.Keys = nil
 		w.gen.LeaseBase = int64(i * leasesEach)
-		w.gen.Keys = [][]byte{[]byte("\x00"), []byte("s"), []byte("s\x00"), []byte("s/1"), []byte("\xff")}
-		for _, own := range []string{"", "\x00", "/1", "/2"} {
-			w.gen.Keys = append(w.gen.Keys, fmt.Appendf(nil, "w%d%s", i, own))
+		shared, own := []string{"\x00", "s", "s\x00", "s/1", "\xff"}, []string{"w%d", "w%d\x00", "w%d/1", "w%d/2"}
+		if target.routes != nil {
+			shared = []string{"/registry/events/s", "/registry/minions/s", "/registry/pods/s", "/registry/pods0"}
+			own = []string{"/registry/events/%d", "/registry/leases/%d", "/registry/pods/%d", "/registry/pods/%d/1", "w%d"}
+		}
+		for _, key := range shared {
+			w.gen.Keys = append(w.gen.Keys, []byte(key))
+		}
+		for _, key := range own {
+			w.gen.Keys = append(w.gen.Keys, fmt.Appendf(nil, key, i))
 		}
 		if i != 0 {
 			w.gen.Weights.Compact = 0
@@ -196,7 +204,7 @@ func (f *follower) run() {
 	defer close(f.done)
 	from := max(1, f.target.Compacted())
 	for {
-		to := f.target.Revision()
+		to := f.target.Closed()
 		events, err := f.target.Changes([]byte{0}, []byte{0}, from, to)
 		switch {
 		case errors.Is(err, mvcc.ErrCompacted):

@@ -34,7 +34,7 @@ func TestGroups(t *testing.T) {
 			replay(t, seed)
 			target := newGroupsTarget(t, seed)
 			h := sim.NewHistory(seed, target)
-			h.Generator.Rewrites = i%2 == 1
+			h.Generator.Rewrites = seed%2 == 1
 			for range 100 {
 				h.Generator.Keys = target.someKeys()
 				require.NoError(t, h.Run(10))
@@ -61,6 +61,14 @@ var groupsKeys = []string{
 	"\x00", "/registry", "/registry/events", "/registry/events/", "/registry/events/a", "/registry/events/b",
 	"/registry/events0", "/registry/leases/a", "/registry/leases/a\x00", "/registry/minions/n", "/registry/pods",
 	"/registry/pods-x", "/registry/pods/", "/registry/pods/a", "/registry/pods/b", "/registry/pods0", "\xff",
+}
+
+// groupsTable has the routes that the keys are about.
+func groupsTable(tb testing.TB) *route.Table {
+	tb.Helper()
+	table, err := route.Parse("events#events;leases#leases;pods#pods", "/registry")
+	require.NoError(tb, err)
+	return table
 }
 
 // groupsTally counts what only several groups have.
@@ -128,9 +136,7 @@ func newGroupsTarget(tb testing.TB, seed uint64) *groupsTarget {
 	tb.Helper()
 	s := &groupsTarget{tb: tb, rng: rand.New(rand.NewPCG(seed, 2)), groups: map[mvcc.GroupID]*groupTarget{}}
 	s.disk, s.prompt = newDisk(s.rng), s.rng.IntN(3) == 0
-	var err error
-	s.table, err = route.Parse("events#events;leases#leases;pods#pods", "/registry")
-	require.NoError(tb, err)
+	s.table = groupsTable(tb)
 	for _, g := range s.table.Groups() {
 		s.groups[g.ID] = &groupTarget{id: g.ID}
 	}

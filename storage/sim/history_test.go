@@ -8,21 +8,33 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pebbledash/pebbledash/storage/engine"
+	"github.com/pebbledash/pebbledash/storage/route"
 	"github.com/pebbledash/pebbledash/storage/sim"
 )
 
-// TestHistories runs histories of one caller against a member.
+// TestHistories runs histories of one caller against a member, half of the time
+// one of four groups.
 func TestHistories(t *testing.T) {
 	var total sim.Tally
 	for i := range histories(40) {
 		seed := seedOf(i)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			replay(t, seed)
-			target, err := newMember(newDisk(rand.New(rand.NewPCG(seed, 2))), nil)
+			var routes *route.Table
+			if seed%4 >= 2 {
+				routes = groupsTable(t)
+			}
+			target, err := newRoutedMember(newDisk(rand.New(rand.NewPCG(seed, 2))), nil, routes)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, target.Close()) }()
 			h := sim.NewHistory(seed, target)
-			h.Generator.Rewrites = i%2 == 1
+			h.Generator.Rewrites = seed%2 == 1
+			if routes != nil {
+				h.Generator.Keys = nil
+				for _, k := range groupsKeys {
+					h.Generator.Keys = append(h.Generator.Keys, []byte(k))
+				}
+			}
 			require.NoError(t, h.Run(500))
 			require.NoError(t, target.failed())
 			total.Add(h.Tally)
@@ -32,7 +44,8 @@ func TestHistories(t *testing.T) {
 }
 
 // TestConcurrentHistories runs histories of several callers at once against a
-// member, and finds the order that explains their answers.
+// member, half of the time one of four groups, and finds the order that explains
+// their answers.
 func TestConcurrentHistories(t *testing.T) {
 	var total sim.Tally
 	for i := range histories(40) {
@@ -40,10 +53,14 @@ func TestConcurrentHistories(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			replay(t, seed)
 			var slow engine.Injector
-			if i%2 == 1 {
+			if seed%2 == 1 {
 				slow = yielding{}
 			}
-			target, err := newMember(newDisk(rand.New(rand.NewPCG(seed, 2))), slow)
+			var routes *route.Table
+			if seed%4 >= 2 {
+				routes = groupsTable(t)
+			}
+			target, err := newRoutedMember(newDisk(rand.New(rand.NewPCG(seed, 2))), slow, routes)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, target.Close()) }()
 

@@ -16,6 +16,7 @@ import (
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/member"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
+	"github.com/pebbledash/pebbledash/storage/route"
 	"github.com/pebbledash/pebbledash/storage/sim"
 )
 
@@ -30,7 +31,9 @@ const graceTimeout = 200 * time.Millisecond
 type memberTarget struct {
 	*member.Member
 	disk disk
-	sink *sink
+	// routes are those that it begins with; nil is core alone.
+	routes *route.Table
+	sink   *sink
 	// failure is sent what the member says it failed of.
 	failure chan error
 	// broken is that, once it has been received.
@@ -40,7 +43,12 @@ type memberTarget struct {
 // newMember opens a member on a disk, seen through inj unless that is nil. The
 // test closes it.
 func newMember(d disk, inj engine.Injector) (*memberTarget, error) {
-	t := &memberTarget{disk: d}
+	return newRoutedMember(d, inj, nil)
+}
+
+// newRoutedMember is newMember of several groups.
+func newRoutedMember(d disk, inj engine.Injector, routes *route.Table) (*memberTarget, error) {
+	t := &memberTarget{disk: d, routes: routes}
 	return t, t.open(inj)
 }
 
@@ -56,17 +64,17 @@ func (t *memberTarget) open(inj engine.Injector) error {
 		err    error
 	}
 	done := make(chan opened, 1)
+	ctx, cancel := limited()
+	defer cancel()
 	go func() {
-		m, err := member.Open(member.Config{
+		m, err := member.Open(ctx, member.Config{
 			Name: "sim", PeerURLs: []string{"http://127.0.0.1:2380"}, InitialCluster: "sim=http://127.0.0.1:2380",
-			Dir: "data", FS: fs, Logger: slog.New(slog.DiscardHandler), Events: t.sink,
+			Dir: "data", FS: fs, Logger: slog.New(slog.DiscardHandler), Events: t.sink, Routes: t.routes,
 			CacheBytes: 1 << 20, MemTableBytes: 64 << 10,
 			Fatal: func(err error) { failure <- err },
 		})
 		done <- opened{m, err}
 	}()
-	ctx, cancel := limited()
-	defer cancel()
 	select {
 	case o := <-done:
 		if o.err != nil {
@@ -236,6 +244,16 @@ func (s *sink) Publish(events []*mvccpb.Event, revision int64) {
 	case s.more <- struct{}{}:
 	default:
 	}
+}
+
+// Restored implements revline.Sink: the member begins in the middle of the history.
+func (s *sink) Restored(revision int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.events) > 0 {
+		s.err = errors.Join(s.err, fmt.Errorf("events up to %d were not published, after those up to %d", revision, s.revision))
+	}
+	s.revision = revision
 }
 
 // check compares what was published with the history: the member may have

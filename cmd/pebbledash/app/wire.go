@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"net"
-	"slices"
 	"sync"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
@@ -106,29 +105,32 @@ func (j *joined) Ready() <-chan struct{} { return j.member.Ready() }
 
 // Serve implements server.
 func (j *joined) Serve() error {
-	select {
-	case <-j.member.Ready():
-	case <-j.stopping:
-		return nil
-	case err := <-j.failed:
-		return err
-	}
-	clients := slices.Concat(j.env.ClientListeners, j.env.GroupListeners)
-	served := make(chan error, len(clients)+len(j.env.MetricsListeners))
-	for _, l := range clients {
-		go func() { served <- j.gateway.Serve(l) }()
-	}
-	for _, l := range j.env.MetricsListeners {
+	env := j.env
+	served := make(chan error, len(env.ClientListeners)+len(env.GroupListeners)+len(env.MetricsListeners))
+	// Health and metrics are told from the beginning: a member that waits for the
+	// others is alive.
+	for _, l := range env.MetricsListeners {
 		go func() { served <- j.gateway.ServeHTTP(l) }()
 	}
-	for range cap(served) {
+	ready := j.member.Ready()
+	for left := cap(served); left > 0; {
 		select {
+		case <-ready:
+			ready = nil // once
+			for _, ls := range [...][]Listener{env.ClientListeners, env.GroupListeners} {
+				for _, l := range ls {
+					go func() { served <- j.gateway.Serve(l) }()
+				}
+			}
 		case err := <-served:
 			if err != nil {
 				return err
 			}
+			left--
 		case err := <-j.failed:
 			return err
+		case <-j.stopping:
+			return nil
 		}
 	}
 	return nil

@@ -88,7 +88,7 @@ func strange(o *op) bool {
 		// etcd's, with the codes that it gives them.
 		"etcdserver: leader changed", "etcdserver: request timed out", "etcdserver: no leader",
 		"etcdserver: server stopped", "etcdserver: too many requests", "rpc not supported for learner",
-		"etcdserver: not leader", "raft proposal dropped",
+		"etcdserver: not leader", "raft proposal dropped", "raft: stopped",
 	} {
 		if strings.Contains(o.failure, usual) {
 			return false

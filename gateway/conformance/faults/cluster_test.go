@@ -267,7 +267,7 @@ func (c *cluster) replace(ctx context.Context, old *member, removed func()) erro
 		return err
 	}
 	via := pb.NewClusterClient(c.others(old)[0].lib.ActiveConnection())
-	if err := c.retry(ctx, func() error {
+	if err := c.retry(ctx, func(ctx context.Context) error {
 		_, err := via.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: r.Header.MemberId})
 		if err != nil && strings.Contains(err.Error(), "member not found") {
 			return nil // It was done, though the answer was lost.
@@ -280,7 +280,7 @@ func (c *cluster) replace(ctx context.Context, old *member, removed func()) erro
 	if err := errors.Join(c.kill(old), os.RemoveAll(old.srv.DataDir())); err != nil {
 		return err
 	}
-	if err := c.retry(ctx, func() error {
+	if err := c.retry(ctx, func(ctx context.Context) error {
 		_, err := via.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{c.peerURL(old)}, IsLearner: true})
 		if err != nil && strings.Contains(err.Error(), "already exists") {
 			return nil
@@ -310,7 +310,7 @@ func (c *cluster) join(ctx context.Context, m *member, via pb.ClusterClient) err
 	if err := c.launch(ctx, m, strings.Join(initial, ","), "existing"); err != nil {
 		return err
 	}
-	if err := c.retry(ctx, func() error {
+	if err := c.retry(ctx, func(ctx context.Context) error {
 		_, err := via.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: id})
 		if err != nil && strings.Contains(err.Error(), "not a learner") {
 			return nil
@@ -322,17 +322,24 @@ func (c *cluster) join(ctx context.Context, m *member, via pb.ClusterClient) err
 	return nil
 }
 
-// retry does something until it succeeds.
-func (c *cluster) retry(ctx context.Context, do func() error) error {
+// retry does something until it succeeds. A change of members that is lost
+// with a leader is never answered, so that none is waited for long.
+func (c *cluster) retry(ctx context.Context, do func(context.Context) error) error {
+	var last error
 	for {
-		err := do()
+		once, cancel := context.WithTimeout(ctx, requestTimeout)
+		err := do(once)
+		cancel()
 		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
 		}
 		select {
 		case <-c.clk.After(retryPause):
 		case <-ctx.Done():
-			return err
+			return errors.Join(ctx.Err(), last)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -24,9 +25,12 @@ type fault struct {
 	// calm says that nothing goes wrong: every request is answered, and
 	// revisions leave no gaps.
 	calm bool
+	// ends says that members may end because of it.
+	ends bool
 	// long leaves it out where each fault is made but once.
 	long bool
-	// once makes it, lets it last, and ends it. n counts from 0.
+	// once makes it, lets it last, and ends it. n counts up, and chooses where
+	// there are variants.
 	once func(ctx context.Context, s *session, n int) error
 }
 
@@ -36,6 +40,9 @@ const (
 	// deposed is how long a leader has to be away so that it is none any more
 	// when it comes back.
 	deposed = 2500 * time.Millisecond
+
+	// floods values of floodBytes are written to a full disk.
+	floods, floodBytes = 150, 250 << 10
 )
 
 // suite is all faults, in the order of the table.
@@ -51,8 +58,8 @@ var suite = []fault{
 	{name: "flapping partition", least: 3, since: "first cut", once: flap},
 	{name: "SIGSTOP leader", least: 1, since: "SIGSTOP", once: stopLeader},
 	{name: "slow disk", long: true, least: 1, since: "slow", disks: true, once: slowDisk},
-	{name: "hanging disk", least: 1, since: "hang", disks: true, once: hangDisk},
-	{name: "full disk", least: 1, since: "full", disks: true, once: fullDisk},
+	{name: "hanging disk", long: true, least: 1, since: "hang", disks: true, once: hangDisk},
+	{name: "full disk", least: 1, since: "full", disks: true, ends: true, once: fullDisk},
 	{name: "leader moved", least: 3, since: "move", once: moveLeader},
 	{name: "member replaced", least: 3, since: "removal", once: replaceMember},
 }
@@ -149,13 +156,18 @@ func restartAll(ctx context.Context, s *session, _ int) error {
 	return s.strike(ctx, func() error { return s.restart(ctx, s.members...) })
 }
 
-// partition cuts members off from the others, but not from clients.
-func (s *session) partition(ctx context.Context, members ...*member) error {
+// partition cuts members off from the others, and from clients every other
+// time.
+func (s *session) partition(ctx context.Context, n int, members ...*member) error {
 	var nodes []int
 	for _, m := range members {
 		nodes = append(nodes, m.node)
 	}
-	if err := s.strike(ctx, func() error { return s.split(nodes...) }); err != nil {
+	cut := s.split
+	if n%2 == 1 {
+		cut = s.isolate
+	}
+	if err := s.strike(ctx, func() error { return cut(nodes...) }); err != nil {
 		return err
 	}
 	if err := s.wait(ctx, deposed); err != nil {
@@ -164,12 +176,12 @@ func (s *session) partition(ctx context.Context, members ...*member) error {
 	return s.heal()
 }
 
-func partitionLeader(ctx context.Context, s *session, _ int) error {
+func partitionLeader(ctx context.Context, s *session, n int) error {
 	m, err := s.leader(ctx)
 	if err != nil {
 		return err
 	}
-	return s.partition(ctx, m)
+	return s.partition(ctx, n, m)
 }
 
 func partitionMinority(ctx context.Context, s *session, n int) error {
@@ -182,7 +194,7 @@ func partitionMinority(ctx context.Context, s *session, n int) error {
 	for i := range (len(s.members) - 1) / 2 {
 		minority = append(minority, rest[(n+i)%len(rest)])
 	}
-	return s.partition(ctx, minority...)
+	return s.partition(ctx, n, minority...)
 }
 
 // partitionOneWay has packets lost in one direction only: from the leader to
@@ -317,57 +329,89 @@ func fullDisk(ctx context.Context, s *session, n int) error {
 		return err
 	}
 	if len(s.members) == 1 {
-		if err := errors.Join(m.disk.fill(), s.wait(ctx, deposed)); err != nil {
+		if err := m.disk.fill(); err != nil {
 			return err
 		}
+		s.flood(ctx, m)
 		return s.strike(ctx, func() error { return s.room(ctx, m) })
 	}
 	if err := s.strike(ctx, m.disk.fill); err != nil {
 		return err
 	}
-	if err := s.wait(ctx, deposed); err != nil {
-		return err
-	}
+	s.flood(ctx, m)
 	return s.room(ctx, m)
 }
 
+// flood writes so much that a full disk is noticed, whatever room a member has
+// laid out in advance.
+func (s *session) flood(ctx context.Context, m *member) {
+	c := &client{name: "flood", recorder: s.recorder, library: s.all}
+	stone := strings.Repeat("stone ", floodBytes/6)
+	for n := 0; n < floods && !m.ended(); n++ {
+		if o := c.do(ctx, request{then: []step{{verb: put, key: numbered(prefixes[n%len(prefixes)], 0), value: stone}}}); o.outcome != answered {
+			_ = s.wait(ctx, failurePause) // If ctx is done whoever comes next will see that.
+		}
+	}
+}
+
+// room gives a member room again, and starts it if it has ended for want of it.
 func (s *session) room(ctx context.Context, m *member) error {
 	if err := m.disk.empty(); err != nil {
 		return err
 	}
-	if m.ended() {
-		s.ended++
-		return s.restart(ctx, m)
-	}
-	return nil
+	return s.revive(ctx, m)
 }
 
-// moveLeader has the lead given to another member, a few times.
+// revive starts a member that has ended because of the fault.
+func (s *session) revive(ctx context.Context, m *member) error {
+	if !m.up || !m.ended() {
+		return nil
+	}
+	if !s.fault.ends {
+		return fmt.Errorf("%s has ended by itself; its log ends:\n%s", m.name, m.srv.LogTail())
+	}
+	return s.restart(ctx, m)
+}
+
+// moveLeader has the lead given to another member, a few times. It may fail
+// now and then: another may lead by then.
 func moveLeader(ctx context.Context, s *session, n int) error {
+	var failed error
 	for i := range 4 {
 		leader, err := s.leader(ctx)
 		if err != nil {
 			return err
 		}
 		rest := s.others(leader)
-		r, err := s.status(ctx, rest[(n+i)%len(rest)])
-		if err != nil {
-			return err
-		}
-		if err := s.strike(ctx, func() error {
-			ctx, cancel := context.WithTimeout(ctx, patience)
-			defer cancel()
-			_, err := pb.NewMaintenanceClient(leader.lib.ActiveConnection()).MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: r.Header.MemberId})
-			if err != nil {
-				return fmt.Errorf("move the lead from %s: %w", leader.name, err)
-			}
-			return nil
-		}); err != nil {
+		to := rest[(n+i)%len(rest)]
+		err = s.strike(ctx, func() error { return s.move(ctx, leader, to) })
+		if errors.Is(err, errNotMoved) {
+			failed = errors.Join(failed, err)
+		} else if err != nil {
 			return err
 		}
 		if err := s.wait(ctx, lasting/5); err != nil {
 			return err
 		}
+	}
+	if s.struck == 0 {
+		return failed
+	}
+	return nil
+}
+
+var errNotMoved = errors.New("the lead was not moved")
+
+// move asks a leader to give the lead to another.
+func (s *session) move(ctx context.Context, from, to *member) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*requestTimeout)
+	defer cancel()
+	r, err := s.status(ctx, to)
+	if err == nil {
+		_, err = pb.NewMaintenanceClient(from.lib.ActiveConnection()).MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: r.Header.MemberId})
+	}
+	if err != nil {
+		return fmt.Errorf("%w from %s to %s: %w", errNotMoved, from.name, to.name, err)
 	}
 	return nil
 }

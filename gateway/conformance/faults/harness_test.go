@@ -68,7 +68,10 @@ func TestNetwork(t *testing.T) {
 	conn, err := net.DialTimeout("tcp", l.Addr().String(), 5*time.Second)
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
-	require.NoError(t, n.join(2))
+	require.NoError(t, n.isolate(2))
+	_, err = net.DialTimeout("tcp", l.Addr().String(), 300*time.Millisecond)
+	require.Error(t, err)
+	require.NoError(t, n.heal())
 }
 
 // A disk slows down, hangs and fills up, and is well again.

@@ -68,7 +68,7 @@ func (w *worker) run(ctx context.Context, stop <-chan struct{}) {
 func (w *worker) learn(o *op) {
 	w.seen = max(w.seen, o.rev)
 	if o.grant {
-		w.leases = append(w.leases, o.answer.lease)
+		w.leases = append(w.leases, o.lease)
 	}
 	for i, s := range o.branch(o.held) {
 		switch s.verb {
@@ -95,8 +95,17 @@ func (w *worker) request() request {
 		weight int
 		make   func() request
 	}{
-		{16, w.put}, {3, w.remove}, {34, w.update}, {8, w.several}, {6, w.look}, {12, w.get},
-		{4, w.list}, {4, w.listAll}, {6, w.old}, {3, w.removeRange}, {8, w.lease},
+		{16, w.put},
+		{3, w.remove},
+		{34, w.update},
+		{8, w.several},
+		{6, w.look},
+		{12, w.get},
+		{4, w.list},
+		{4, w.listAll},
+		{6, w.old},
+		{3, w.removeRange},
+		{8, w.useLease},
 	}
 	sum := 0
 	for _, c := range choices {
@@ -233,8 +242,8 @@ func (w *worker) removeRange() request {
 	return request{then: []step{s}}
 }
 
-// lease grants a lease, gives it keys of several groups, or revokes it.
-func (w *worker) lease() request {
+// useLease grants a lease, gives it keys of several groups, or revokes it.
+func (w *worker) useLease() request {
 	if len(w.leases) == 0 || len(w.leases) < maxLeases && w.oneIn(4) {
 		return request{grant: true}
 	}

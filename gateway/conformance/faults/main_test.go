@@ -107,6 +107,7 @@ func TestFaults(t *testing.T) {
 
 // trial is a session, and what is found in it.
 func trial(t *testing.T, p *server.Binary, f *fault, seed uint64) {
+	t.Helper()
 	s := newSession(t.Context(), t, p, f, *membersFlag, seed)
 	r := row{fault: f.name, program: string(p.Target), since: f.since, members: *membersFlag}
 	defer func() {
@@ -114,7 +115,7 @@ func trial(t *testing.T, p *server.Binary, f *fault, seed uint64) {
 		rows = append(rows, r)
 	}()
 	err := s.play(t.Context(), *durationFlag, seed)
-	r.duration, r.faults, r.next, r.ops = s.recorder.now(), s.struck, s.next, len(s.recorder.ops)
+	r.duration, r.faults, r.next, r.ops, r.pause = s.recorder.now(), s.struck, s.next, len(s.recorder.ops), longestPause(s.recorder.ops)
 	if err != nil {
 		t.Errorf("%v\n%s", err, s.tails())
 	} else {
@@ -126,7 +127,7 @@ func trial(t *testing.T, p *server.Binary, f *fault, seed uint64) {
 	}
 	if r.violations = n; n > 0 || err != nil {
 		t.Errorf("%d violations. The load can be had again, though not its timing, by\n"+
-			"%s=%s go test ./gateway/conformance/faults -run '%s' -count=1 -v -seed=%d -duration=%v -members=%d",
+			"%s=%s go test ./gateway/conformance/faults -run '%s' -count=1 -v -timeout 1h -seed=%d -duration=%v -members=%d",
 			n, server.TargetVariable, p.Target, t.Name(), seed, *durationFlag, *membersFlag)
 	}
 	for _, text := range sortedKeys(s.recorder.failures) {
@@ -146,7 +147,7 @@ func (s *session) judge(t *testing.T, r *row) {
 	j := pass(s.verdict, h)
 	judged := s.clk.Since(began)
 	for _, l := range s.logs {
-		r.events += passWatch(s.verdict, l, h.truth, j.model)
+		r.events += passWatch(s.verdict, l, h.truth, j.model, s.until)
 	}
 	began = s.clk.Now()
 	windows := linearize(s.verdict, h, j.model, windowOps)

@@ -18,24 +18,31 @@ func needs(t *testing.T) {
 	}
 }
 
-// inNamespace runs a function on a thread that is in a namespace. Sockets that
-// it opens stay there.
+// inNamespace runs a function on a thread that is in a namespace meanwhile.
+// Sockets that it opens stay there.
 func inNamespace(t *testing.T, name string, do func() error) {
 	t.Helper()
+	home, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer home.Close()
+	there, err := os.Open("/run/netns/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer there.Close()
 	done := make(chan error)
 	go func() {
-		runtime.LockOSThread() // And never unlocked: the thread ends with the goroutine.
-		done <- func() error {
-			f, err := os.Open("/run/netns/" + name)
-			if err != nil {
-				return err
+		runtime.LockOSThread() // It ends with the goroutine if it can not go home.
+		err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			err = do()
+			if back := unix.Setns(int(home.Fd()), unix.CLONE_NEWNET); back == nil {
+				runtime.UnlockOSThread()
 			}
-			defer f.Close()
-			if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			return do()
-		}()
+		}
+		done <- err
 	}()
 	if err := <-done; err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -212,23 +213,23 @@ func (n *network) tell(from, to int, hardware string) error {
 	return n.in(from, "neigh", "replace", n.address(to), "lladdr", hardware, "dev", n.device(from), "nud", "permanent")
 }
 
-// split cuts both directions between nodes of some and all other members.
-func (n *network) split(some ...int) error { return n.between(some, n.cut) }
+// split cuts both directions between some members and all others. Clients reach
+// all of them.
+func (n *network) split(some ...int) error { return n.around(some, false, n.cut) }
 
-// join ends split.
-func (n *network) join(some ...int) error { return n.between(some, n.mend) }
+// isolate cuts both directions between some members and everybody else.
+func (n *network) isolate(some ...int) error { return n.around(some, true, n.cut) }
 
-func (n *network) between(some []int, do func(from, to int) error) error {
-	inside := map[int]bool{}
-	for _, node := range some {
-		inside[node] = true
-	}
+// around does something to all that leads from some nodes to the others, and
+// back.
+func (n *network) around(some []int, alsoClients bool, do func(from, to int) error) error {
 	var errs []error
 	for _, a := range n.nodes() {
+		if slices.Contains(some, a) || a == clients && !alsoClients {
+			continue
+		}
 		for _, b := range some {
-			if a != clients && !inside[a] {
-				errs = append(errs, do(a, b), do(b, a))
-			}
+			errs = append(errs, do(a, b), do(b, a))
 		}
 	}
 	return errors.Join(errs...)
@@ -290,6 +291,9 @@ func killAll(namespace string) error {
 		pid, err := strconv.Atoi(word)
 		if err != nil {
 			return err
+		}
+		if pid == os.Getpid() { // With a thread.
+			continue
 		}
 		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err

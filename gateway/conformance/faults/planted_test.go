@@ -86,7 +86,7 @@ func (s *scene) verdicts() (string, string, string) {
 	s.sightings = s.watch.sightings()
 	j := pass(&v[0], &s.history)
 	linearize(&v[1], &s.history, j.model, windowOps)
-	passWatch(&v[2], s.watch, s.truth, j.model)
+	passWatch(&v[2], s.watch, s.truth, j.model, s.truth.last())
 	var said [3]string
 	for i := range v {
 		_, lines := v[i].violations()
@@ -148,8 +148,8 @@ func TestPlanted(t *testing.T) {
 			s.do(request{then: []step{{verb: get, key: "/", end: "0", limit: 1}}})
 			l := s.do(request{grant: true})
 			s.do(request{txn: true, then: []step{{verb: put, key: "/a", lease: l.lease}, {verb: put, key: "/c", lease: l.lease}, {verb: get, key: "/", end: "0"}}})
-			s.do(request{revoke: l.answer.lease})
-			s.do(request{revoke: l.answer.lease})
+			s.do(request{revoke: l.lease})
+			s.do(request{revoke: l.lease})
 			s.watch.take(delivery{at: s.now, kind: progress, rev: 7})
 		}},
 		"of unknown outcome, there": {play: func(s *scene) {
@@ -336,7 +336,7 @@ func TestPlanted(t *testing.T) {
 			a.call, a.ret, b.call, b.ret = b.call, b.ret, a.call, a.ret
 		}, judge: "before it was sent 3 was told to", porcupine: found},
 		"a lease that outlives its end": {play: func(s *scene) {
-			l := s.do(request{grant: true}).answer.lease
+			l := s.do(request{grant: true}).lease
 			s.do(request{then: []step{{verb: put, key: "/a", lease: l}}})
 			s.do(request{then: []step{{verb: put, key: "/b", lease: l}}})
 			o := s.do(request{revoke: l})
@@ -344,20 +344,20 @@ func TestPlanted(t *testing.T) {
 			o.rev = 3
 		}, judge: "is still attached"},
 		"a lease that ends in part": {play: func(s *scene) {
-			l := s.do(request{grant: true}).answer.lease
+			l := s.do(request{grant: true}).lease
 			s.do(request{txn: true, then: []step{{verb: put, key: "/a", lease: l}, {verb: put, key: "/b", lease: l}}})
 			s.do(request{revoke: l})
 			s.truth.at[3] = s.truth.at[3][:1]
 			s.watch.deliveries[s.of(3)].events = s.truth.at[3]
 		}, judge: "nobody asked for", porcupine: found},
 		"a key with a lease that is gone": {play: func(s *scene) {
-			l := s.do(request{grant: true}).answer.lease
+			l := s.do(request{grant: true}).lease
 			s.do(request{then: []step{{verb: put, key: "/a", lease: l}}})
 			s.do(request{revoke: l})
 			s.do(request{then: []step{{verb: put, key: "/b", lease: l}}})
 		}, judge: "whose lease was revoked at 3"},
 		"a lease that is not found, and is there": {play: func(s *scene) {
-			l := s.do(request{grant: true}).answer.lease
+			l := s.do(request{grant: true}).lease
 			o := s.do(request{then: []step{{verb: put, key: "/b", lease: l}}})
 			s.lose(2)
 			o.outcome, o.failure = refused, leaseNotFound

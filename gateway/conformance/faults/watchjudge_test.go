@@ -28,15 +28,16 @@ type watchJudge struct {
 	begun  bool     // next is known
 }
 
-// passWatch checks a watcher, and returns how many events it was rightly told.
-func passWatch(v *verdict, w *watchLog, t *truth, m *model) int {
+// passWatch checks a watcher, who has been waited for until it was told a
+// revision, and returns how many events it was rightly told.
+func passWatch(v *verdict, w *watchLog, t *truth, m *model, until int64) int {
 	j := &watchJudge{verdict: v, watchLog: w, truth: t, model: m}
 	for _, d := range w.deliveries {
 		if !j.delivery(d) {
 			return j.right
 		}
 	}
-	if left := t.in(w.key, w.end, j.next, t.last()); w.whole && len(left) > 0 {
+	if left := t.in(w.key, w.end, j.next, until); w.whole && len(left) > 0 {
 		j.violation("%s was told up to %d only, and never %d events from %v on", w.name, j.next-1, len(left), left[0].Value())
 	}
 	return j.right

@@ -1,4 +1,0 @@
-package group
-
-// BeginEmpty is temporary.
-func (l *Log) BeginEmpty() error { return l.Bootstrap(0, 0) }

@@ -1,4 +1,0 @@
-package mvcc
-
-// Scrubbed is temporary.
-func (in *Ingest) Scrubbed() int64 { return in.scrubbed }
