@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -54,7 +55,7 @@ type cluster struct {
 
 // clusterTally counts what was done, so that a test can show it was not idle.
 type clusterTally struct {
-	Answered, Unknown, Failed, Reads, Elections, Reigns, Crashes, Refused, Dropped int
+	Answered, Unknown, Failed, Reads, Elections, Reigns, Crashes, Refused, Dropped, Snapshots int
 }
 
 // question is one of a roaming sequencer: does its epoch stand?
@@ -63,9 +64,11 @@ type question struct {
 	answer func(error)
 }
 
+// packet is a message, with rows if it is a snapshot's.
 type packet struct {
 	to      uint64
 	message *raftpb.Message
+	rows    [][]byte
 }
 
 // node is one replica and what it stands on.
@@ -124,6 +127,7 @@ func (n *node) open() {
 	t := n.c.t
 	seen := &seen{}
 	n.files = openFiles(t, n.fs, func(err error) { t.Errorf("replica %d: %v", n.id, err) })
+	require.NoError(t, mvcc.RemoveIngests(n.fs, "state"))
 	cfg := replicaConfig(t, n.files, n.id, n.c.voters(), seen)
 	n.crown = &crown{seen: seen, line: cfg.Line}
 	n.store, n.log, n.line, n.writer = cfg.Store, cfg.Log, cfg.Line, idleWriter(n.files.logs)
@@ -149,13 +153,57 @@ func (n *node) confirm(answer func(error)) {
 func (n *node) Send(id mvcc.GroupID, ms []*raftpb.Message) {
 	require.Equal(n.c.t, mvcc.CoreGroup, id)
 	for _, m := range ms {
-		n.c.net = append(n.c.net, packet{m.GetTo(), proto.Clone(m).(*raftpb.Message)})
+		n.c.net = append(n.c.net, packet{to: m.GetTo(), message: proto.Clone(m).(*raftpb.Message)})
 	}
 }
 
-// SendSnapshot implements Transport.
-func (n *node) SendSnapshot(mvcc.GroupID, *raftpb.Message) {
-	n.c.t.Fatal("no log was truncated below what another replica has")
+// SendSnapshot implements Transport: the state as it is now goes with the message.
+func (n *node) SendSnapshot(_ mvcc.GroupID, m *raftpb.Message) {
+	t := n.c.t
+	export, err := n.store.Export(1000)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, export.Close()) }()
+	conf := &raftpb.ConfState{}
+	require.NoError(t, proto.Unmarshal(export.ConfState(), conf))
+	applied := export.Applied()
+	require.GreaterOrEqual(t, applied.Index, m.GetSnapshot().GetMetadata().GetIndex())
+	m = proto.Clone(m).(*raftpb.Message)
+	m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		ConfState: conf, Index: &applied.Index, Term: &applied.Term,
+	}}
+	p := packet{to: m.GetTo(), message: m}
+	for {
+		chunk, err := export.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		require.NoError(t, err)
+		p.rows = append(p.rows, slices.Clone(chunk))
+	}
+	n.c.net = append(n.c.net, p)
+}
+
+// ingest are the rows of a snapshot that has come.
+type ingest struct {
+	*mvcc.Ingest
+	store *mvcc.Store
+}
+
+// Floor implements Rows.
+func (in ingest) Floor() int64 { return in.Scrubbed() }
+
+// Commit implements Rows.
+func (in ingest) Commit() error { return in.Ingest.Commit(context.Background(), in.store) }
+
+// take takes a snapshot's message and rows.
+func (n *node) take(p packet) {
+	in, err := mvcc.NewIngest(n.files.state, n.fs, "state", mvcc.CoreGroup)
+	require.NoError(n.c.t, err)
+	for _, chunk := range p.rows {
+		require.NoError(n.c.t, in.Add(slices.Clone(chunk)))
+	}
+	require.NoError(n.c.t, in.Finish())
+	n.group.StepSnapshot(&Incoming{Message: proto.Clone(p.message).(*raftpb.Message), Rows: ingest{in, n.store}})
 }
 
 // Applied implements Observer: what a revision holds is the same on every
@@ -182,10 +230,14 @@ func (n *node) Applied(index uint64, out *mvcc.Outcome) {
 }
 
 // Restoring implements Observer.
-func (n *node) Restoring(int64) { n.c.t.Fatal("there are no snapshots") }
+func (n *node) Restoring(int64) { n.c.tally.Snapshots++ }
 
 // Restored implements Observer.
-func (n *node) Restored(mvcc.Applied) { n.c.t.Fatal("there are no snapshots") }
+func (n *node) Restored(applied mvcc.Applied) {
+	require.Equal(n.c.t, applied, n.store.Applied())
+	n.crown.seen.leases = map[int64]bool{}
+	require.NoError(n.c.t, n.store.Leases(func(id, _, _ int64) { n.crown.seen.leases[id] = true }))
+}
 
 // Changed implements Observer.
 func (n *node) Changed() {}
@@ -282,11 +334,21 @@ func (c *cluster) deliver(faults bool) {
 	if !stays {
 		c.net = slices.Delete(c.net, i, i+1)
 	}
-	if lost || c.cut[p.message.GetFrom()*10+p.to] {
+	lost = lost || c.cut[p.message.GetFrom()*10+p.to]
+	if lost {
 		c.tally.Dropped++
-		return
 	}
-	c.nodes[p.to-1].group.Step(proto.Clone(p.message).(*raftpb.Message))
+	if p.rows != nil {
+		// The sender learns what has become of it, if it still is who it was.
+		c.nodes[p.message.GetFrom()-1].group.SnapshotSent(p.to, !lost)
+	}
+	switch {
+	case lost:
+	case p.rows != nil:
+		c.nodes[p.to-1].take(p)
+	default:
+		c.nodes[p.to-1].group.Step(proto.Clone(p.message).(*raftpb.Message))
+	}
 }
 
 // step lets one thing happen.
@@ -345,17 +407,14 @@ func (c *cluster) fault() {
 	case 4:
 		require.NoError(c.t, n.files.state.Flush())
 	case 5:
-		// Logs are truncated as far as all have it: what a lagging replica would
-		// need is a snapshot.
-		safe := ^uint64(0)
-		for _, n := range c.nodes {
-			durable, err := n.store.DurableApplied()
-			require.NoError(c.t, err)
-			safe = min(safe, durable.Index)
+		// Whoever has not got what is truncated is given a snapshot.
+		if l := c.leader(); l != nil {
+			n = l
 		}
-		if safe > 1 {
-			require.NoError(c.t, n.log.Truncate(safe))
-		}
+		require.NoError(c.t, n.files.state.Flush())
+		durable, err := n.store.DurableApplied()
+		require.NoError(c.t, err)
+		require.NoError(c.t, n.log.Truncate(durable.Index))
 		require.NoError(c.t, n.store.Scrub(5, func() bool { return c.rng.IntN(2) == 0 }))
 	case 7:
 		if !c.roaming {
@@ -499,7 +558,8 @@ func unknown(err error) bool { return errors.Is(err, ErrStopped) || errors.Is(er
 // gives up.
 func (c *cluster) settle() {
 	clear(c.cut)
-	if c.roaming && !slices.ContainsFunc(c.nodes, func(n *node) bool { return n.crown.epoch == c.epoch }) {
+	stands := func(n *node) bool { return n.crown.epoch == c.epoch }
+	if c.roaming && (c.epoch == 0 || !slices.ContainsFunc(c.nodes, stands)) {
 		c.enthrone(c.nodes[c.rng.IntN(len(c.nodes))])
 	}
 	for range 200_000 {
@@ -508,6 +568,9 @@ func (c *cluster) settle() {
 		if c.quiet() {
 			return
 		}
+	}
+	for _, n := range c.nodes {
+		c.t.Logf("replica %d: crown %d, reign %+v, leads %d, in flight %d, applied %+v", n.id, n.crown.epoch, n.group.reign, n.leads, n.inFlight(), n.store.Applied())
 	}
 	c.t.Fatal("the replicas do not come to rest")
 }
@@ -624,7 +687,7 @@ func (c *cluster) effects() map[int]int64 {
 	for rev, events := range c.events {
 		for _, e := range events {
 			var n int
-			if _, err := fmt.Sscan(string(e.Kv.Value), &n); err != nil {
+			if _, err := fmt.Sscan(string(e.Kv.Value), &n); err != nil || n >= len(c.calls) {
 				continue // a deletion, or a request of a test's own
 			}
 			before, twice := took[n]
@@ -742,6 +805,7 @@ func (a *clusterTally) add(b clusterTally) {
 	a.Crashes += b.Crashes
 	a.Refused += b.Refused
 	a.Dropped += b.Dropped
+	a.Snapshots += b.Snapshots
 }
 
 func (p *proposal) answered() bool {

@@ -201,6 +201,7 @@ func Open(cfg Config) (*Group, error) {
 		return nil, err
 	}
 	cfg.Log.SetSnapshotSource(g.snapshotSource)
+	cfg.Log.setKnown(applied.Index)
 	g.rn, err = raft.NewRawNode(&raft.Config{
 		ID:                       cfg.Replica,
 		ElectionTick:             cfg.ElectionTicks,
@@ -471,6 +472,7 @@ func (g *Group) noteApplied(a appliedNote) {
 	}
 	if a.response != nil {
 		g.step(a.response)
+		g.cfg.Log.setKnown(g.rn.BasicStatus().Applied)
 	}
 	if a.fence != 0 {
 		if a.fence == g.reign.epoch {

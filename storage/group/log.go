@@ -56,6 +56,10 @@ type Log struct {
 	tailSize int
 	// applied bounds what may leave the tail.
 	applied uint64
+	// known is up to where raft knows the entries to be applied, if it reads the log:
+	// it may ask for those behind, so that they are not truncated.
+	known  uint64
+	isRead bool
 	// begun says that the log has been written, if only its beginning.
 	begun bool
 	// restarting says that the log is being restarted behind a snapshot.
@@ -293,15 +297,25 @@ func (l *Log) setApplied(index uint64) {
 	l.applied = index
 }
 
-// Truncate drops the entries up to index. It does nothing if the log does not
-// reach that far: then the state was ingested, and the log is about to be
-// restarted behind it.
+// setKnown tells up to where raft knows the entries to be applied.
+func (l *Log) setKnown(index uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.isRead, l.known = true, max(l.known, index)
+}
+
+// Truncate drops the entries up to index, or fewer: raft may not know yet that all
+// of them are applied. It does nothing if the log does not reach that far: then the
+// state was ingested, and the log is about to be restarted behind it.
 // REQUIRES: the state, as it would survive a crash now, holds them.
 func (l *Log) Truncate(index uint64) error {
 	l.truncating.Lock()
 	defer l.truncating.Unlock()
 	l.mu.Lock()
 	from := l.truncated
+	if l.isRead && index <= l.last {
+		index = min(index, l.known)
+	}
 	done := index <= from || index > l.last || l.restarting
 	term, err := l.termLocked(index)
 	l.mu.Unlock()

@@ -154,6 +154,7 @@ func (c *crown) Fenced(epoch, part uint64) {
 	case c.epoch == 0 || epoch < c.epoch:
 	case epoch > c.epoch:
 		c.endLocked()
+	case c.line.Epoch() == epoch: // told by a snapshot once more
 	case c.line.Begin(epoch):
 		c.group.Begin(epoch)
 	}

@@ -110,7 +110,8 @@ func (l *Log) restartLocked(index, term uint64) {
 	l.truncated, l.last = index, index
 	l.terms = []termRun{{index, term}}
 	l.tail, l.tailSize = nil, 0
-	l.applied = max(l.applied, index)
+	// Raft asks for nothing before the snapshot, of which it will be told.
+	l.applied, l.known = max(l.applied, index), max(l.known, index)
 	l.restarting = false
 }
 

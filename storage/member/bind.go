@@ -52,11 +52,47 @@ func bindDir(ctx context.Context, dir *DataDir, cfg Config) (Identity, error) {
 		if id, err = join(ctx, cfg, initial, self); err != nil {
 			return Identity{}, err
 		}
+	} else if err := checkNew(ctx, cfg, initial, self); err != nil {
+		return Identity{}, err
 	}
 	if _, _, err := dir.Bind(id, cfg.Version); err != nil {
 		return Identity{}, fmt.Errorf("member: %w", err)
 	}
 	return id, nil
+}
+
+// newTimeout bounds the question whether a cluster that is to be new is there
+// already. It is etcd's: others that start just now take the connection, and can
+// not answer yet.
+const newTimeout = time.Second
+
+// checkNew returns an error if the cluster that is to be new is there and has had
+// this member. It would have forgotten its votes and what it has acknowledged.
+func checkNew(ctx context.Context, cfg Config, initial InitialCluster, self InitialMember) error {
+	others := othersOf(initial, self)
+	if len(others) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, newTimeout)
+	defer cancel()
+	answer, err := ask(ctx, cfg, others)
+	if err != nil {
+		return nil // As far as anybody knows it is new.
+	}
+	for _, m := range answer.Members {
+		if m.ID == self.ID && hasServed(m) {
+			return errBootstrapped(m)
+		}
+	}
+	return nil
+}
+
+// hasServed says that a member has served, and so has had data.
+func hasServed(m Info) bool { return len(m.ClientURLs) > 0 }
+
+func errBootstrapped(m Info) error {
+	return fmt.Errorf("member %s has already been bootstrapped, but its data directory is empty; it must not come back as who it was: remove it (etcdctl member remove %s), and add it anew",
+		FormatID(m.ID), FormatID(m.ID))
 }
 
 // joinTimeout bounds one round of questions to the members of a cluster.
@@ -94,6 +130,9 @@ func join(ctx context.Context, cfg Config, initial InitialCluster, self InitialM
 	}
 	if me == nil {
 		return Identity{}, fmt.Errorf("the cluster has no member with the peer URLs %v: add it first (etcdctl member add %s --peer-urls=...)", self.PeerURLs, cfg.Name)
+	}
+	if hasServed(*me) {
+		return Identity{}, errBootstrapped(*me)
 	}
 	if len(named) != countURLs(answer.Members) {
 		return Identity{}, errors.New("--initial-cluster names a member that the cluster does not have: give it all members as the cluster has them")

@@ -217,6 +217,15 @@ func (m *Member) serveMembers(ctx context.Context, payload []byte) ([]byte, erro
 	if err := m.checkChange(ctx, &change); err != nil {
 		return nil, err
 	}
+	if change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID {
+		// Who removes stays: it has applied the removal in every group before the
+		// member that goes stops, which may have been needed to commit it. Of two
+		// members the other might never learn that it was.
+		if to := m.successor(); to != 0 {
+			m.core.GiveLead(to)
+			return nil, group.ErrNotSequencer
+		}
+	}
 	// What a change before has left is finished first. Who comes does so in core
 	// first, and who goes leaves core last: so core's members are there to reach
 	// the quorum of every other group (storage/PROTOCOL.md, 8).

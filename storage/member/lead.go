@@ -78,7 +78,9 @@ func (g *guide) lookAt(i int, p *part, leadsCore bool) {
 		}
 	case !leadsCore || s.Leader == m.id.MemberID:
 	case s.Leader == 0 || !m.isConnected(s.Leader):
-		g.since[i] = 0
+		// If this member's log is behind it can't win, and has made the others wait for
+		// an election timeout anew, which may be of twice the ticks. They are given it.
+		g.since[i] = -2 * m.cfg.ElectionTicks
 		p.TakeLead(true)
 	case !m.cfg.SpreadLeaders:
 		g.since[i] = 0

@@ -158,7 +158,7 @@ type Member struct {
 	// none is started after that.
 	starting sync.RWMutex
 	closing  sync.Once
-	failure atomic.Pointer[error]
+	failure  atomic.Pointer[error]
 	// failed is closed when failure is set.
 	failed chan struct{}
 }
@@ -198,6 +198,10 @@ func (m *Member) open(ctx context.Context) error {
 		return err
 	}
 	if err := m.openDatabases(); err != nil {
+		return err
+	}
+	// Snapshots that were under way when the member stopped come anew.
+	if err := mvcc.RemoveIngests(m.cfg.FS, m.dir.StateDir()); err != nil {
 		return err
 	}
 	if err := m.openParts(); err != nil {

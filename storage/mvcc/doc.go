@@ -37,4 +37,7 @@
 //
 // Reads may run concurrently with each other and with an Apply. Apply is for
 // one goroutine, as is Scrub for another.
+//
+// A replica that is far behind is given another's rows: export.go says what is
+// sent, ingest.go how it takes the place of the state.
 package mvcc

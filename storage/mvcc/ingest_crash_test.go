@@ -25,7 +25,7 @@ import (
 // more than there is, in any group.
 func TestPowerLostAroundIngests(t *testing.T) {
 	var seen crashesSeen
-	for seed := range uint64(12) {
+	for seed := range uint64(6) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { newIngestCrash(t, seed).run(&seen) })
 	}
 	// What did not happen was not tested.
@@ -119,7 +119,7 @@ func (c *ingestCrash) maybeCrash() {
 	if between {
 		rare = 60
 	}
-	if len(c.crashes) >= 40 || c.rng.IntN(rare) > 0 {
+	if len(c.crashes) >= 30 || c.rng.IntN(rare) > 0 {
 		return
 	}
 	var now crash

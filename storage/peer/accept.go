@@ -211,9 +211,8 @@ func (t *Transport) talk(st grpc.ServerStream) error {
 				_ = raw.Close()
 				cancel()
 			},
-			// What calls may be under way at once bounds the records, and failing
-			// calls make some more.
-			out:      newOutbox(2*t.cfg.MaxCalls, t.cfg.MaxCallBytes, t.cfg.LazyDelay, t.clock),
+			// No caller waits for more answers, those that it is refused included.
+			out:      newOutbox(2<<slotBits, t.cfg.MaxCallBytes, t.cfg.LazyDelay, t.clock),
 			sent:     t.metrics.sentBytes.WithLabelValues(id),
 			received: t.metrics.receivedBytes.WithLabelValues(id),
 		},

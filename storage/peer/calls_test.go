@@ -165,6 +165,26 @@ func TestTooManyCalls(t *testing.T) {
 	}
 }
 
+// TestManyBusyAnswersAtOnce makes more calls at once than the other side takes.
+func TestManyBusyAnswersAtOnce(t *testing.T) {
+	w := newWaiting()
+	from, to := pair(t, &handler{}, &handler{call: w.call}, func(c *peer.Config) { c.MaxCalls = 3 + 1000*int(c.MemberID&1) })
+	results := make(chan error, 1000)
+	for range cap(results) {
+		go func() {
+			_, err := from.Call(context.Background(), to.id, 1, nil)
+			results <- err
+		}()
+	}
+	for range cap(results) - 3 {
+		require.ErrorIs(t, receive(t, results), peer.ErrBusy)
+	}
+	close(w.release)
+	for range 3 {
+		require.NoError(t, receive(t, results))
+	}
+}
+
 // TestTooManyBytesOfReplies holds the way back.
 func TestTooManyBytesOfReplies(t *testing.T) {
 	reply := make([]byte, 5<<20)

@@ -69,7 +69,7 @@ func cutAnywhere(t *testing.T, rng *rand.Rand) {
 				}
 				results[i][id] = err
 				for connected := err == nil; !connected; _, connected = a.ActiveSince(2) {
-					runtime.Gosched()
+					yield()
 				}
 			}
 		})

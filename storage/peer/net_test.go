@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/storage/peer"
 )
 
@@ -163,9 +164,13 @@ func eventually(tb testing.TB, ok func() bool) {
 		if time.Now().After(deadline) { //nolint:forbidigo // As above.
 			tb.Fatal("it did not become true")
 		}
-		runtime.Gosched()
+		yield()
 	}
 }
+
+// yield lets others run between two looks at what no channel tells. Gosched alone
+// would keep a scheduler with one processor from looking at the network.
+func yield() { <-clock.Real{}.After(200 * time.Microsecond) }
 
 // gathered returns the sum of a metric's values.
 func (n *node) gathered(tb testing.TB, name string) float64 {

@@ -93,8 +93,8 @@ type Replay struct {
 	// changed are the calls that must have made a revision.
 	changed map[int64]*Call
 	bounds  bounds
-	// compacted are the compactions that a reader at the model's revision may
-	// see as the last one.
+	// compacted are the compactions that a reader may see as the last one, as far
+	// as moments tell.
 	compacted []compaction
 }
 
@@ -223,7 +223,6 @@ func (r *Replay) made(c *Call, revision int64) error {
 		return fmt.Errorf("sim: the call should have made revision %d, the model is at %d:\n%s", revision, r.Model.revision, c)
 	}
 	r.queues[c.Worker] = r.queues[c.Worker][1:]
-	r.compacted = r.compacted[len(r.compacted)-1:]
 	return nil
 }
 
@@ -293,7 +292,8 @@ func (r *Replay) placeOne(c *Call) (bool, error) {
 
 // try runs a call in the model and says in what its answer differs; then the
 // model is as before. A reader that looks at an old revision while a
-// compaction is under way may see it or not.
+// compaction is under way may see it or not, even at a later revision than the
+// compaction shows: it is done when it is answered.
 func (r *Replay) try(c *Call) error {
 	var diff error
 	latest := r.Model.compacted

@@ -29,7 +29,8 @@ func (s *session) expand(line string) string {
 
 var variable = regexp.MustCompile(`\$(m\d|leader|follower)(\.peer|\.client)?\b`)
 
-// etcdctl runs one command line.
+// etcdctl runs one command line. If it is one for the leader, or a follower, its
+// output calls them so.
 func (s *session) etcdctl(line, at, retry string) string {
 	s.t.Helper()
 	members := s.running()
@@ -53,7 +54,13 @@ func (s *session) etcdctl(line, at, retry string) string {
 			out = append(out, []byte(err.Error()+"\n")...)
 		}
 		if retry == "" || !strings.Contains(string(out), retry) {
-			return s.mask(string(out))
+			masked := s.mask(string(out))
+			if at == "leader" || at == "follower" {
+				for role, m := range map[string]*member{"leader": s.leading, "follower": s.following} {
+					masked = strings.NewReplacer("<"+m.name+">", "<"+role+">", "<"+m.name+" ", "<"+role+" ").Replace(masked)
+				}
+			}
+			return masked
 		}
 		select {
 		case <-s.clk.After(5 * pause):
@@ -70,7 +77,7 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`(?m)^\{"level":"warn".*\n`), ""}, // the client's own log
 	{regexp.MustCompile(`took = [^ \n]*`), "took = <time>"},
-	{regexp.MustCompile(`\b[0-9a-f]{15,16}\b`), "<id>"},
+	{regexp.MustCompile(` {1,2}[0-9a-f]{15,16}\b`), " <id>"},
 }
 
 // mask replaces what differs from run to run, and puts in order what comes in
@@ -85,7 +92,8 @@ func (s *session) mask(out string) string {
 	for _, m := range s.members {
 		out = strings.NewReplacer(m.client, "<"+m.name+" client>", m.peer, "<"+m.name+" peer>", m.spare, "<"+m.name+" spare>").Replace(out)
 		if m.id != 0 {
-			out = strings.ReplaceAll(out, fmt.Sprintf("%x", m.id), "<"+m.name+">")
+			// Some are printed 16 wide.
+			out = strings.NewReplacer(fmt.Sprintf(" %16x", m.id), " <"+m.name+">", fmt.Sprintf("%x", m.id), "<"+m.name+">").Replace(out)
 		}
 	}
 	for _, m := range masks {

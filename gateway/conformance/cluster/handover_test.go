@@ -31,7 +31,7 @@ func (s *session) handover() string {
 		s.agree()
 		old := s.leading
 		elected, gone := s.handOver(old)
-		s.start([]string{old.name}, nil, "")
+		s.start([]string{old.name}, "existing", nil, "")
 		s.t.Logf("a new leader after %v, the old one gone after %v", elected, gone)
 		if elected <= newLeaderWithin && gone <= goneWithin {
 			return fmt.Sprintf("a new leader within %v at a greater term, the old one gone within %v\n", newLeaderWithin, goneWithin)

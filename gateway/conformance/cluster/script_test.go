@@ -23,7 +23,8 @@ import (
 //	start      m4...: starts members that were added, or that have ended. The
 //	           input are further flags. says=text: the member is to fail, or at
 //	           least not to serve, and its log to hold the text, in which _
-//	           is a space. strange: its certificates are of another authority
+//	           is a space. strange: its certificates are of another authority.
+//	           new: it takes the cluster for a new one
 //	etcdctl    at=m1,...: each line of the input is a command line for etcdctl
 //	           with the endpoints of all members that run, or of some. While
 //	           retry=text stands in the output, the line is tried again
@@ -56,7 +57,13 @@ func TestScripts(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			s := newSession(t, binary, ctl.Path)
-			datadriven.RunTest(t, path, s.command)
+			datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+				t.Helper()
+				s.t = t
+				out := s.command(t, d)
+				t.Logf("%s: %s\n%s----\n%s", d.Pos, d.Cmd, d.Input, out)
+				return out
+			})
 		})
 	}
 }
@@ -64,7 +71,6 @@ func TestScripts(t *testing.T) {
 // command runs one command of a script.
 func (s *session) command(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
-	s.t = t
 	switch d.Cmd {
 	case "cluster":
 		n := 3
@@ -78,7 +84,11 @@ func (s *session) command(t *testing.T, d *datadriven.TestData) string {
 		if d.HasArg("strange") {
 			flags = append(flags, newAuthority(t, s.folder).flags()...)
 		}
-		return s.start(names(d), flags, strings.ReplaceAll(says, "_", " "))
+		state := "existing"
+		if d.HasArg("new") {
+			state = "new"
+		}
+		return s.start(names(d), state, flags, strings.ReplaceAll(says, "_", " "))
 	case "etcdctl":
 		var at, retry string
 		d.MaybeScanArgs(t, "at", &at)
@@ -119,7 +129,7 @@ func (s *session) command(t *testing.T, d *datadriven.TestData) string {
 func names(d *datadriven.TestData) []string {
 	var members []string
 	for _, a := range d.CmdArgs {
-		if len(a.Vals) == 0 && !slices.Contains([]string{"tls", "lax", "strange"}, a.Key) {
+		if len(a.Vals) == 0 && !slices.Contains([]string{"tls", "lax", "strange", "new"}, a.Key) {
 			members = append(members, a.Key)
 		}
 	}

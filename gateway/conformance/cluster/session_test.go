@@ -41,6 +41,9 @@ type session struct {
 	flags   []string
 	members []*member // m1 first, also those that do not run
 	certs   *authority
+	// known are the members as they were when one was asked last, as
+	// --initial-cluster has them.
+	known []string
 	// leading and following are what the last command `leader` has found.
 	leading, following *member
 }
@@ -180,46 +183,50 @@ func (s *session) newCluster(n int, tls, lax bool) string {
 }
 
 // start starts members that are in the cluster, or so they think.
-func (s *session) start(names, flags []string, says string) string {
+func (s *session) start(names []string, state string, flags []string, says string) string {
 	s.t.Helper()
-	var initial []string
-	for _, info := range s.memberList() {
-		name := info.Name
-		for _, m := range s.members {
-			if slices.Contains(info.PeerURLs, m.peer) {
-				name = m.name
+	if len(s.running()) > 0 {
+		s.known = nil
+		for _, info := range s.memberList() {
+			name := info.Name
+			for _, m := range s.members {
+				if slices.Contains(info.PeerURLs, m.peer) {
+					name = m.name
+				}
+			}
+			for _, u := range info.PeerURLs {
+				s.known = append(s.known, name+"="+u)
 			}
 		}
-		for _, u := range info.PeerURLs {
-			initial = append(initial, name+"="+u)
-		}
 	}
+	initial := slices.Clone(s.known)
 	for _, name := range names {
 		if m := s.named(name); !slices.Contains(initial, m.name+"="+m.peer) {
 			initial = append(initial, m.name+"="+m.peer)
 		}
 	}
 	if says != "" {
-		return s.startInVain(s.named(names[0]), strings.Join(initial, ","), flags, says)
+		return s.startInVain(s.named(names[0]), strings.Join(initial, ","), state, flags, says)
 	}
 	return s.each(names, "serves", func(m *member) error {
-		return s.launch(s.t.Context(), m, strings.Join(initial, ","), "existing", flags...)
+		return s.launch(s.t.Context(), m, strings.Join(initial, ","), state, flags...)
 	})
 }
 
 // startInVain starts a member that is to say why it does not serve.
-func (s *session) startInVain(m *member, initial string, flags []string, says string) string {
+func (s *session) startInVain(m *member, initial, state string, flags []string, says string) string {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
-	if old, err := os.ReadFile(s.logOf(m)); err == nil && bytes.Contains(old, []byte(says)) {
-		s.t.Fatalf("%s has said %q before", m.name, says)
+	old, err := os.ReadFile(s.logOf(m))
+	if err != nil && !os.IsNotExist(err) {
+		s.t.Fatal(err)
 	}
 	began := make(chan error, 1)
-	go func() { began <- s.launch(ctx, m, initial, "existing", flags...) }()
+	go func() { began <- s.launch(ctx, m, initial, state, flags...) }()
 	said := func() bool {
 		log, err := os.ReadFile(s.logOf(m))
-		return err == nil && bytes.Contains(log, []byte(says))
+		return err == nil && bytes.Contains(log[len(old):], []byte(says))
 	}
 	for {
 		select {

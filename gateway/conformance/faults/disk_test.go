@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// diskBytes is the size of a member's disk: enough for what a member lays
-	// out in advance, and soon full.
-	diskBytes = 512 << 20
+	// diskBytes is the size of a member's disk. It is a hole: only what a member
+	// writes takes room on the machine.
+	diskBytes = 4 << 30
 
 	// slowWrites is how many writes a second a slow disk does. A sync needs
 	// several.
@@ -51,7 +51,7 @@ func newDisk(scratch, name string) (*disk, error) {
 	if err := errors.Join(f.Truncate(diskBytes), f.Close()); err != nil {
 		return nil, err
 	}
-	if err := run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", image); err != nil {
+	if err := run("mkfs.ext4", "-q", "-m", "0", "-N", "4096", "-E", "nodiscard,lazy_itable_init=0", image); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(d.folder, 0o700); err != nil {

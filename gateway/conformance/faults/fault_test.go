@@ -41,8 +41,9 @@ const (
 	// when it comes back.
 	deposed = 2500 * time.Millisecond
 
-	// floods values of floodBytes are written to a full disk.
-	floods, floodBytes = 150, 250 << 10
+	// floods values of floodBytes are written to a full disk, and maxFloods in
+	// all: the history is kept in memory.
+	floods, maxFloods, floodBytes = 150, 1000, 250 << 10
 )
 
 // suite is all faults, in the order of the table.
@@ -347,7 +348,8 @@ func fullDisk(ctx context.Context, s *session, n int) error {
 func (s *session) flood(ctx context.Context, m *member) {
 	c := &client{name: "flood", recorder: s.recorder, library: s.all}
 	stone := strings.Repeat("stone ", floodBytes/6)
-	for n := 0; n < floods && !m.ended(); n++ {
+	for n := 0; n < floods && s.flooded < maxFloods && !m.ended(); n++ {
+		s.flooded++
 		if o := c.do(ctx, request{then: []step{{verb: put, key: numbered(prefixes[n%len(prefixes)], 0), value: stone}}}); o.outcome != answered {
 			_ = s.wait(ctx, failurePause) // If ctx is done whoever comes next will see that.
 		}

@@ -44,9 +44,10 @@ type session struct {
 	mu   sync.Mutex
 	logs []*watchLog // guarded by mu
 
-	next   []time.Duration // from each fault to the next write
-	struck int             // faults
-	until  int64           // what watchers were waited for
+	next    []time.Duration // from each fault to the next write
+	struck  int             // faults
+	flooded int             // large values
+	until   int64           // what watchers were waited for
 }
 
 // newSession starts a cluster with clients and watchers, and waits until there
