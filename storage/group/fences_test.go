@@ -212,7 +212,9 @@ func TestHold(t *testing.T) {
 	res := waits.succeeded(t)
 	require.EqualValues(t, 4, res.Revision)
 	require.Equal(t, "2", string(res.PrevKVs[0].Value), "evaluated on what was submitted")
-	require.EqualValues(t, 2, res.PrevKVs[0].Version)
+	kv, err := a.store.Latest([]byte("k"))
+	require.NoError(t, err)
+	require.EqualValues(t, 3, kv.Version)
 	require.Equal(t, [2]uint64{epoch, 3}, a.place())
 	c.judge()
 }

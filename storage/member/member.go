@@ -141,6 +141,9 @@ type Member struct {
 	metrics *metrics
 	// decided is the revision of the last compaction that core has applied.
 	decided atomic.Int64
+	// compacted is that of the last that is in effect here.
+	compacted  atomic.Int64
+	compacting sync.Mutex
 	// reigning says that this member is the sequencer and has begun.
 	reigning atomic.Bool
 	// firstPromise is the closed revision of the first promise that has come.

@@ -92,8 +92,18 @@ func (m *Member) ended() {
 
 // compact makes the last compaction effective if everything up to it is here.
 func (m *Member) compact() {
-	if rev := m.decided.Load(); rev > m.space.Compacted() && m.line != nil && rev <= m.line.Closed() {
+	// NB: the space may refuse reads below rev already, because of a snapshot; its
+	// stores are told only here.
+	rev := m.decided.Load()
+	if rev <= m.compacted.Load() || rev > m.line.Closed() {
+		return
+	}
+	// Whoever finds it done must find it done in every store.
+	m.compacting.Lock()
+	defer m.compacting.Unlock()
+	if rev > m.compacted.Load() {
 		m.space.SetCompacted(rev)
+		m.compacted.Store(rev)
 		m.scrub.signal()
 	}
 }
