@@ -18,7 +18,7 @@ LDFLAGS := -X $(APP).version=$(VERSION) -X $(APP).gitSHA=$(COMMIT)
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
-# Further arguments for the server that `make run` starts.
+# Further arguments for the servers that `make run` and `make cluster` start.
 ARGS ?=
 KILLS ?= 50
 # How long each fault goes on in make faults.
@@ -29,6 +29,9 @@ FUZZTIME ?= 30s
 # How many requests make sequence sends, made from SEED; 0 is any.
 OPS ?= 10000
 SEED ?= 0
+# How many clusters make simulate goes through, and the seed of the first.
+CLUSTERS ?= 1000
+FIRST ?= 1
 
 .DEFAULT_GOAL := build
 
@@ -36,6 +39,7 @@ SEED ?= 0
 help:
 	@echo 'make build        bin/pebbledash'
 	@echo 'make run          start a member on http://127.0.0.1:2379, data in ./data (ARGS=... for more flags)'
+	@echo 'make cluster      three members on 127.0.0.1, data in ./data/cluster (MEMBERS=5 ARGS=...)'
 	@echo 'make test         every test, with the model and crash tests'
 	@echo 'make test-race    the same under the race detector, with costly assertions'
 	@echo 'make lint         golangci-lint and the house rules'
@@ -45,6 +49,8 @@ help:
 	@echo 'make kube         a Kubernetes control plane on top of it (builds Kubernetes the first time)'
 	@echo 'make kill         kill -9 under load, $(KILLS) times (KILLS=...)'
 	@echo 'make faults       clusters whose network and disks fail, beside etcd; $(DURATION) a fault (DURATION=...; as root)'
+	@echo 'make simulate     $(CLUSTERS) simulated clusters through 20 schedules of faults each (CLUSTERS=... FIRST=...)'
+	@echo 'make mutants      bugs planted in a copy, which the simulation must find'
 	@echo 'make bench-quick  a short benchmark beside etcd'
 	@echo 'make fuzz         each fuzz test for $(FUZZTIME) (FUZZTIME=...)'
 	@echo 'make clean        remove bin; data stays'
@@ -59,6 +65,10 @@ build:
 run: build
 	exec ./bin/pebbledash --data-dir=data \
 		--listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 $(ARGS)
+
+.PHONY: cluster
+cluster: build
+	exec manifests/cluster.sh $(ARGS)
 
 # Tests that need a server run bin/pebbledash as it is, so they come after build.
 .PHONY: test
@@ -95,7 +105,8 @@ $(GOLANGCI):
 .PHONY: conformance
 conformance: build
 	go test -C gateway/conformance -count=1
-	go test ./gateway/conformance/etcdctl ./gateway/conformance/server -count=1
+	go test ./gateway/conformance/etcdctl ./gateway/conformance/server ./gateway/conformance/cluster -count=1
+	go test ./gateway/conformance/sequence -count=1 -v -ops 500
 
 .PHONY: sequence
 sequence: build
@@ -115,6 +126,14 @@ kill: build
 faults: build
 	benchmarks/peers/build.sh etcd
 	go test -C gateway/conformance/faults -count=1 -v -timeout 6h -run TestFaults -peers -duration=$(DURATION)
+
+.PHONY: simulate
+simulate:
+	go test -timeout 3h ./storage/group -run TestSimulation -count=1 -v -clusters $(CLUSTERS) -first $(FIRST) | grep -v -e '^===' -e '^    ---' -e digest
+
+.PHONY: mutants
+mutants:
+	storage/group/mutants.sh
 
 .PHONY: bench-quick
 bench-quick: build

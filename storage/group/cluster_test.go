@@ -209,7 +209,7 @@ func (n *node) take(p packet) {
 // Applied implements Observer: what a revision holds is the same on every
 // replica, and stays so.
 func (n *node) Applied(index uint64, out *mvcc.Outcome) {
-	n.crown.seen.Applied(index, out)
+	n.crown.Applied(index, out)
 	byRevision := map[int64]string{}
 	for _, e := range out.Events {
 		byRevision[e.Kv.ModRevision] += fmt.Sprintf("%s %q=%q c%d v%d l%d; ",
@@ -235,8 +235,8 @@ func (n *node) Restoring(int64) { n.c.tally.Snapshots++ }
 // Restored implements Observer.
 func (n *node) Restored(applied mvcc.Applied) {
 	require.Equal(n.c.t, applied, n.store.Applied())
-	n.crown.seen.leases = map[int64]bool{}
-	require.NoError(n.c.t, n.store.Leases(func(id, _, _ int64) { n.crown.seen.leases[id] = true }))
+	n.crown.leases = map[int64]bool{}
+	require.NoError(n.c.t, n.store.Leases(func(id, _, _ int64) { n.crown.leases[id] = true }))
 }
 
 // Changed implements Observer.

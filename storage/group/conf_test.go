@@ -110,7 +110,11 @@ func TestConfChangeOutOfPlace(t *testing.T) {
 		require.Equal(t, map[uint64]string{2: "two"}, r.members(t))
 	}
 	for _, from := range []Replicas{
-		alone, {}, {Voters: []uint64{1, 2}}, {Learners: []uint64{1, 2}}, {Voters: []uint64{2}, Learners: []uint64{1}},
+		alone,
+		{},
+		{Voters: []uint64{1, 2}},
+		{Learners: []uint64{1, 2}},
+		{Voters: []uint64{2}, Learners: []uint64{1}},
 		{Voters: []uint64{1}, Learners: []uint64{2, 3}},
 	} {
 		r.change(t, from, AddLearner, 3, "three")

@@ -5,7 +5,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
@@ -26,7 +25,7 @@ func TestFences(t *testing.T) {
 	p := a.propose(put("k", 1))
 	c.settle()
 	p.succeeded(t)
-	told := len(a.crown.seen.fences)
+	told := len(a.crown.fences)
 	for _, old := range []uint64{0, epoch - 1, epoch} {
 		b.in(func(g *Group) { require.NoError(t, g.rn.Propose(fence(old))) })
 	}
@@ -34,7 +33,7 @@ func TestFences(t *testing.T) {
 	for _, n := range c.nodes {
 		require.Equal(t, [2]uint64{epoch, 1}, n.place())
 	}
-	require.Len(t, a.crown.seen.fences, told)
+	require.Len(t, a.crown.fences, told)
 	p = a.propose(put("k", 2))
 	c.settle()
 	require.EqualValues(t, 3, p.succeeded(t).Revision)
@@ -44,7 +43,7 @@ func TestFences(t *testing.T) {
 	c.calm(c.nodes...)
 	for _, n := range c.nodes {
 		require.Equal(t, [2]uint64{c.epoch, 0}, n.place())
-		require.Equal(t, c.epoch, n.crown.seen.fences[len(n.crown.seen.fences)-1])
+		require.Equal(t, c.epoch, n.crown.fences[len(n.crown.fences)-1])
 	}
 	require.Zero(t, a.crown.epoch)
 	require.Zero(t, a.line.Epoch())
@@ -174,7 +173,7 @@ func TestHold(t *testing.T) {
 	p := a.propose(put("k", 1))
 	require.Zero(t, *a.hold(epoch - 1), "of another reign")
 	held := a.hold(epoch)
-	waits := a.propose(&evaluate.Put{Key: []byte("k"), Value: []byte("3"), PrevKV: true})
+	waits := a.propose(put("k", 3))
 	require.Zero(t, *held)
 	c.calm(c.nodes...)
 	p.succeeded(t)
@@ -209,12 +208,10 @@ func TestHold(t *testing.T) {
 	a.group.Release(epoch)
 	a.turn()
 	c.settle()
-	res := waits.succeeded(t)
-	require.EqualValues(t, 4, res.Revision)
-	require.Equal(t, "2", string(res.PrevKVs[0].Value), "evaluated on what was submitted")
+	require.EqualValues(t, 4, waits.succeeded(t).Revision)
 	kv, err := a.store.Latest([]byte("k"))
 	require.NoError(t, err)
-	require.EqualValues(t, 3, kv.Version)
+	require.EqualValues(t, 3, kv.Version, "evaluated on what was submitted")
 	require.Equal(t, [2]uint64{epoch, 3}, a.place())
 	c.judge()
 }

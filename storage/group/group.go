@@ -299,6 +299,13 @@ func (g *Group) run() {
 		if err := g.rn.Campaign(); err != nil {
 			g.cfg.Logger.Warn("could not campaign", "error", err)
 		}
+	} else {
+		// Where somebody leads, a heartbeat comes before the tick that is left, or a
+		// pre-vote is refused; where nobody does, nobody has to be waited for, as in
+		// etcd (--initial-election-tick-advance).
+		for range g.cfg.ElectionTicks - 1 {
+			g.rn.Tick()
+		}
 	}
 	var box letters
 	for {

@@ -359,7 +359,7 @@ func TestStep(t *testing.T) {
 	a := c.elect(1)
 	epoch := a.crown.epoch
 	// Of another epoch, of which no place is the next.
-	forged := []byte(appendHeader(nil, epoch+1, 1))
+	forged := appendHeader(nil, epoch+1, 1)
 	forged = append(forged, mvccPut("forged", 2)...)
 	for _, m := range []*raftpb.Message{
 		{Type: raftpb.MsgHup.Enum()},

@@ -95,7 +95,7 @@ func TestForwardedTwice(t *testing.T) {
 	require.Equal(t, before+3, b.group.AppliedIndex())
 	require.EqualValues(t, 2, a.store.Applied().Number)
 	for _, n := range c.nodes {
-		require.Len(t, n.crown.seen.events, 2)
+		require.Len(t, n.crown.events, 2)
 	}
 	c.judge()
 }
@@ -162,7 +162,7 @@ func TestLeaderOfTheGroupLost(t *testing.T) {
 	c.settle()
 	require.EqualValues(t, 2, b.store.Applied().Number)
 	for _, n := range c.nodes {
-		require.Len(t, n.crown.seen.events, 2)
+		require.Len(t, n.crown.events, 2)
 	}
 	c.judge()
 }

@@ -108,6 +108,9 @@ func (a *applier) restore(m *raftpb.Message, in *Incoming) error {
 // restored begins the log behind a snapshot that is in the state, and lets go
 // what raft has asked of the log meanwhile: it wants all of it done in order.
 func (g *Group) restored(m *raftpb.Message) {
+	if len(m.GetEntries()) > 0 {
+		g.appending++
+	}
 	g.cfg.Writer.submit(appendRequest{log: g.cfg.Log, msg: m, done: g.inbox.step})
 	if g.restoring--; g.restoring > 0 {
 		return

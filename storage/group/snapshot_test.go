@@ -189,7 +189,7 @@ func TestSnapshotAnswers(t *testing.T) {
 	require.Zero(t, a.group.eval.InFlight()-1, "evaluation knows that they are applied")
 	c.settle()
 	require.EqualValues(t, 4, r.succeeded(t).Revision)
-	require.EqualValues(t, 1, c.tally.Snapshots)
+	require.Equal(t, 1, c.tally.Snapshots)
 	c.judge()
 }
 

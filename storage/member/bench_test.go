@@ -15,7 +15,7 @@ import (
 // open opens a member of one on the machine's disk.
 func open(b *testing.B) *member.Member {
 	b.Helper()
-	m, err := member.Open(member.Config{
+	m, err := member.Open(b.Context(), member.Config{
 		Dir: b.TempDir(), Name: "a", InitialCluster: "a=http://127.0.0.1:2380",
 	})
 	require.NoError(b, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/pebbledash/pebbledash/storage/peer"
@@ -67,7 +68,8 @@ func bindDir(ctx context.Context, dir *DataDir, cfg Config) (Identity, error) {
 const newTimeout = time.Second
 
 // checkNew returns an error if the cluster that is to be new is there and has had
-// this member. It would have forgotten its votes and what it has acknowledged.
+// this member, which would have forgotten its votes and what it has acknowledged; or
+// if it has other routes.
 func checkNew(ctx context.Context, cfg Config, initial InitialCluster, self InitialMember) error {
 	others := othersOf(initial, self)
 	if len(others) == 0 {
@@ -75,14 +77,37 @@ func checkNew(ctx context.Context, cfg Config, initial InitialCluster, self Init
 	}
 	ctx, cancel := context.WithTimeout(ctx, newTimeout)
 	defer cancel()
-	answer, err := ask(ctx, cfg, others)
-	if err != nil {
-		return nil // As far as anybody knows it is new.
+	// All at once: one that is silent must not hide what another knows.
+	answers := make(chan joinAnswer, len(others))
+	var all sync.WaitGroup
+	for _, url := range others {
+		all.Go(func() {
+			if answer, err := ask(ctx, cfg, []string{url}); err == nil {
+				answers <- answer
+				cancel()
+			}
+		})
 	}
-	for _, m := range answer.Members {
-		if m.ID == self.ID && hasServed(m) {
-			return errBootstrapped(m)
+	all.Wait()
+	close(answers)
+	for answer := range answers {
+		for _, m := range answer.Members {
+			if m.ID == self.ID && hasServed(m) {
+				return errBootstrapped(m)
+			}
 		}
+		if err := sameRoutes(cfg, answer); err != nil {
+			return err
+		}
+	}
+	return nil // As far as anybody knows it is new.
+}
+
+// sameRoutes returns an error if the flags say other routes than the cluster has.
+func sameRoutes(cfg Config, answer joinAnswer) error {
+	if flags := cfg.Routes.String(); answer.Routes != flags {
+		return fmt.Errorf("the cluster has other routes than the flags say, and all its members must have the same: correct --resource-groups and --etcd-prefix; the cluster has %q, the flags say %q",
+			answer.Routes, flags)
 	}
 	return nil
 }
@@ -133,6 +158,9 @@ func join(ctx context.Context, cfg Config, initial InitialCluster, self InitialM
 	}
 	if hasServed(*me) {
 		return Identity{}, errBootstrapped(*me)
+	}
+	if err := sameRoutes(cfg, answer); err != nil {
+		return Identity{}, err
 	}
 	if len(named) != countURLs(answer.Members) {
 		return Identity{}, errors.New("--initial-cluster names a member that the cluster does not have: give it all members as the cluster has them")

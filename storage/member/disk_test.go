@@ -17,7 +17,7 @@ import (
 func TestDiskGoesAway(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	failed := make(chan error, 1)
-	m, err := member.Open(member.Config{
+	m, err := member.Open(t.Context(), member.Config{
 		Dir: dir, Name: "a", InitialCluster: "a=http://127.0.0.1:2380",
 		Logger: slog.New(slog.DiscardHandler), Fatal: func(err error) { failed <- err },
 	})

@@ -24,6 +24,7 @@ func (m *Member) guideLeads(ctx context.Context) {
 		case <-news:
 			g.look()
 		case <-ticker.C():
+			m.ticks.Add(1)
 			for i := range g.since {
 				g.since[i]++
 			}
@@ -77,7 +78,7 @@ func (g *guide) lookAt(i int, p *part, leadsCore bool) {
 			p.GiveLead(home)
 		}
 	case !leadsCore || s.Leader == m.id.MemberID:
-	case s.Leader == 0 || !m.isConnected(s.Leader):
+	case s.Leader == 0 || !m.isConnected(s.Leader) || m.isSilent(s.Leader):
 		// If this member's log is behind it can't win, and has made the others wait for
 		// an election timeout anew, which may be of twice the ticks. They are given it.
 		g.since[i] = -2 * m.cfg.ElectionTicks
@@ -103,6 +104,16 @@ func (m *Member) isConnected(id uint64) bool {
 	defer m.cluster.mu.Unlock()
 	_, ok := m.cluster.since[id]
 	return ok || id == m.id.MemberID
+}
+
+// heardFrom notes that a member has sent something.
+func (m *Member) heardFrom(id uint64) { m.heard.Store(id, m.ticks.Load()) }
+
+// isSilent says that a member has sent nothing for about an election timeout: it
+// is cut off, or stands still, though its connection does not say so yet.
+func (m *Member) isSilent(id uint64) bool {
+	at, ok := m.heard.Load(id)
+	return ok && m.ticks.Load()-at.(uint64)+2 > uint64(m.cfg.ElectionTicks)
 }
 
 // checkDisk gives all leads away when the log has not been written for an

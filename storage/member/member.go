@@ -151,6 +151,10 @@ type Member struct {
 	ready        chan struct{}
 	// readyOnce closes ready.
 	readyOnce sync.Once
+	// ticks counts the ticks of guideLeads; heard has, for each other member, the
+	// tick at which something of it came last.
+	ticks atomic.Uint64
+	heard sync.Map
 	// news is closed, and made anew, when who leads or reigns may have changed.
 	news news
 
@@ -252,7 +256,7 @@ func (m *Member) openParts() error {
 		case m.id.Joined:
 			err = p.log.BeginEmpty()
 		default:
-			err = group.Bootstrap(p.log, p.store, voters, rows, m.state.Flush)
+			err = group.Bootstrap(p.log, p.store, voters, rows, m.flushState)
 		}
 		if err != nil {
 			return err

@@ -17,7 +17,7 @@ import (
 // start opens a member of one on fs.
 func start(t *testing.T, fs engine.FS) *member.Member {
 	t.Helper()
-	m, err := member.Open(member.Config{
+	m, err := member.Open(t.Context(), member.Config{
 		Dir: "data", FS: fs, Name: "a", InitialCluster: "a=http://127.0.0.1:2380",
 		PeerURLs: []string{"http://127.0.0.1:2380"},
 		Logger:   slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),

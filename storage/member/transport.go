@@ -124,7 +124,8 @@ func (m *Member) promise() {
 type handler struct{ m *Member }
 
 // Raft implements peer.Handler.
-func (h handler) Raft(_ uint64, g uint16, payload []byte) {
+func (h handler) Raft(from uint64, g uint16, payload []byte) {
+	h.m.heardFrom(from)
 	i := int(g) - int(mvcc.CoreGroup)
 	if i < 0 || i >= len(h.m.parts) {
 		return

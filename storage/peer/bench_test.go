@@ -2,6 +2,7 @@ package peer_test
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -17,26 +18,45 @@ func cpu(b *testing.B) float64 {
 	return float64(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// BenchmarkCall has 64 callers. Both members are in the process, so its CPU is that
-// of both.
+// BenchmarkCall has 64 callers, or 8. Both members are in the process, so its CPU is
+// that of both.
 func BenchmarkCall(b *testing.B) {
+	b.Run("callers=64", func(b *testing.B) { benchmarkCall(b, 64, false) })
+	b.Run("callers=64/tls", func(b *testing.B) { benchmarkCall(b, 64, true) })
+	b.Run("callers=8", func(b *testing.B) { benchmarkCall(b, 8, false) })
+}
+
+func benchmarkCall(b *testing.B, callers int, tls bool) {
+	b.Helper()
 	reply := make([]byte, 100)
-	from, to := pair(b, &handler{}, &handler{call: func(context.Context, uint64, byte, []byte) ([]byte, error) {
-		return reply, nil
-	}})
+	h := &handler{call: func(context.Context, uint64, byte, []byte) ([]byte, error) { return reply, nil }}
+	var from, to *node
+	if tls {
+		s := secure(b)
+		from, to = start(b, 1, &handler{}, s), start(b, 2, h, s)
+		to.url = to.secureURL()
+		connect(b, from, to)
+	} else {
+		from, to = pair(b, &handler{}, h)
+	}
 	payload := make([]byte, 1200)
-	b.SetParallelism(32) // Times two cores.
 	b.ReportAllocs()
 	before := cpu(b)
 	b.ResetTimer()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if _, err := from.Call(b.Context(), to.id, 1, payload); err != nil {
-				b.Error(err)
-				return
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var running sync.WaitGroup
+	for range callers {
+		running.Go(func() {
+			for left.Add(-1) >= 0 {
+				if _, err := from.Call(b.Context(), to.id, 1, payload); err != nil {
+					b.Error(err)
+					return
+				}
 			}
-		}
-	})
+		})
+	}
+	running.Wait()
 	b.StopTimer()
 	b.ReportMetric((cpu(b)-before)/float64(b.N), "cpu-ns/op")
 }
@@ -79,12 +99,7 @@ func BenchmarkSend(b *testing.B) {
 		}
 		from.Send(to.id, uint16(i&15), payload, false)
 	}
-	for got.Load() < int64(b.N) {
-		from.Send(to.id, 99, nil, false)
-		b.StopTimer()
-		eventually(b, func() bool { return got.Load() >= int64(b.N) })
-		b.StartTimer()
-	}
+	eventually(b, func() bool { return got.Load() >= int64(b.N) })
 	b.StopTimer()
 	require.Zero(b, from.gathered(b, "etcd_network_peer_sent_failures_total"))
 	b.ReportMetric((cpu(b)-before)/float64(b.N), "cpu-ns/op")

@@ -288,6 +288,11 @@ func TestAsk(t *testing.T) {
 
 	_, err = peer.Ask(t.Context(), []string{nowhere.url}, nil, 1, nil)
 	require.ErrorIs(t, err, peer.ErrNotSent)
+	no := start(t, 4, &handler{call: func(context.Context, uint64, byte, []byte) ([]byte, error) {
+		return nil, &peer.RemoteError{Code: 9}
+	}})
+	_, err = peer.Ask(t.Context(), []string{no.url, b.url}, nil, 1, nil)
+	require.ErrorAs(t, err, new(*peer.RemoteError), "an error is an answer, after which nobody else is asked")
 	_, err = peer.Ask(t.Context(), nil, nil, 1, nil)
 	require.ErrorIs(t, err, peer.ErrNotSent)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -56,6 +56,8 @@ type link struct {
 	conn atomic.Pointer[meter]
 	// refused says that nobody listens.
 	refused atomic.Bool
+	// failed is why the handshake of TLS has failed.
+	failed atomic.Pointer[error]
 }
 
 // meter counts what is read from a connection.
@@ -95,8 +97,11 @@ func (d *dialer) open(rawURL string) (*link, error) {
 
 	l := &link{cancel: func() {}}
 	connect := func(ctx context.Context, _ string) (net.Conn, error) {
-		if l.conn.Load() != nil {
-			return nil, errClosed // gRPC would connect again for a ping.
+		if l.conn.Load() != nil { // gRPC would connect again for a ping.
+			if err := l.failed.Load(); err != nil {
+				return nil, *err
+			}
+			return nil, errClosed
 		}
 		var nd net.Dialer
 		c, err := nd.DialContext(ctx, "tcp", u.Host)
@@ -111,6 +116,7 @@ func (d *dialer) open(rawURL string) (*link, error) {
 		}
 		t := tls.Client(m, config)
 		if err := t.HandshakeContext(ctx); err != nil {
+			l.failed.Store(&err)
 			_ = c.Close()
 			return nil, err
 		}

@@ -204,6 +204,7 @@ type proxy struct {
 	// 0 is never.
 	cutAfter int64
 	refusing bool
+	refused  chan struct{} // Has room for one, and gets one for each refusal.
 }
 
 func newProxy(tb testing.TB, to *node) *proxy {
@@ -212,7 +213,7 @@ func newProxy(tb testing.TB, to *node) *proxy {
 	require.NoError(tb, err)
 	p := &proxy{
 		l: l, to: strings.TrimPrefix(to.url, "http://"), url: "http://" + l.Addr().String(),
-		conns: map[net.Conn]struct{}{}, heldThere: make(chan struct{}), heldBack: make(chan struct{}),
+		conns: map[net.Conn]struct{}{}, refused: make(chan struct{}, 1), heldThere: make(chan struct{}), heldBack: make(chan struct{}),
 	}
 	close(p.heldThere)
 	close(p.heldBack)
@@ -247,6 +248,10 @@ func (p *proxy) pass(c net.Conn) {
 	refusing := p.refusing
 	p.mu.Unlock()
 	if refusing {
+		select {
+		case p.refused <- struct{}{}:
+		default:
+		}
 		return
 	}
 	var both sync.WaitGroup

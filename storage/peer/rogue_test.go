@@ -2,7 +2,6 @@ package peer
 
 import (
 	"context"
-	"errors"
 	"io"
 	"net"
 	"testing"
@@ -95,7 +94,7 @@ func TestGreetingsThatAreRefused(t *testing.T) {
 		change func(*hello)
 		err    error
 	}{
-		"newer":    {func(h *hello) { h.newest, h.oldest = 9, version + 1 }, ErrVersionMismatch},
+		"newer":    {func(h *hello) { h.newest, h.oldest = 9, version+1 }, ErrVersionMismatch},
 		"older":    {func(h *hello) { h.newest, h.oldest = 0, 0 }, ErrVersionMismatch},
 		"cluster":  {func(h *hello) { h.cluster = 3 }, ErrClusterMismatch},
 		"receiver": {func(h *hello) { h.to = 9 }, ErrMemberMismatch},
@@ -203,7 +202,7 @@ func TestSnapshotWithoutItsEnd(t *testing.T) {
 		require.NoError(t, st.CloseSend())
 		err := <-r.sink.snapshots
 		require.Error(t, err, name)
-		require.False(t, errors.Is(err, io.EOF), name)
+		require.NotErrorIs(t, err, io.EOF, name)
 		var m message
 		require.NoError(t, st.RecvMsg(&m))
 		_, err = answer(m.take())

@@ -117,9 +117,11 @@ func endless() ([]byte, error) { return make([]byte, 10<<10), nil }
 // TestSnapshotIsCutShort ends it in every way but the proper one: the receiver must
 // not think that it has everything.
 func TestSnapshotIsCutShort(t *testing.T) {
-	received := make(chan error, 1)
+	// What ends before the receiver has begun, it may never hear of.
+	begun, received := make(chan struct{}, 10), make(chan error, 1)
 	a, b := start(t, 1, &handler{}), start(t, 2, &handler{
 		snapshot: func(ctx context.Context, _ uint64, _ []byte, next func() ([]byte, error)) error {
+			begun <- struct{}{}
 			for {
 				if _, err := next(); err != nil {
 					<-ctx.Done()
@@ -137,6 +139,7 @@ func TestSnapshotIsCutShort(t *testing.T) {
 	n := 0
 	err := a.SendSnapshot(t.Context(), 2, nil, func() ([]byte, error) {
 		if n++; n == 10 {
+			receive(t, begun)
 			return nil, broken
 		}
 		return endless()
@@ -147,6 +150,7 @@ func TestSnapshotIsCutShort(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	err = a.SendSnapshot(ctx, 2, nil, func() ([]byte, error) {
 		if n++; n == 100 {
+			receive(t, begun)
 			cancel()
 		}
 		return endless()
@@ -158,13 +162,14 @@ func TestSnapshotIsCutShort(t *testing.T) {
 	p.cutLater(3 << 20)
 	err = a.SendSnapshot(t.Context(), 2, nil, endless)
 	require.ErrorIs(t, err, peer.ErrUnknown)
+	receive(t, begun)
 	require.NotErrorIs(t, receive(t, received), io.EOF)
 	a.await(t, "connected 2")
 
-	go b.RemovePeer(1) // Says nothing about snapshots, which end by themselves.
 	n = 0
 	err = a.SendSnapshot(t.Context(), 2, nil, func() ([]byte, error) {
 		if n++; n == 100 {
+			receive(t, begun)
 			a.RemovePeer(2)
 		}
 		return endless()

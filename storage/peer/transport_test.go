@@ -173,7 +173,18 @@ func TestNoticesWhileNothingGoesThrough(t *testing.T) {
 		got = next
 	}
 
+	// One that was not sent before the connection broke is sent over the next.
+	p.hold(true)
+	for full := a.dropped(); a.dropped() == full; {
+		a.Send(2, 0, make([]byte, 1<<20), false)
+	}
+	a.Notify(2, []byte("left"))
+	p.cut()
+	p.hold(false)
+	require.Equal(t, "left", receive(t, notices))
+
 	// One that finds no connection waits for the next.
+	a.await(t, "connected 2")
 	p.refuse(true)
 	p.cut()
 	eventually(t, func() bool { _, ok := a.ActiveSince(2); return !ok })
@@ -358,6 +369,19 @@ func TestBrokenConnectionIsNotLost(t *testing.T) {
 		a.expect(t, "connected 2")
 	}
 	require.InDelta(t, 3, a.gathered(t, "etcd_network_disconnected_peers_total"), 0)
+
+	// Nor is it if nobody listens at one of its URLs, and no more can be said of
+	// another.
+	nowhere := start(t, 9, &handler{})
+	nowhere.Close()
+	a.SetPeer(2, []string{nowhere.url, p.url, nowhere.url})
+	p.refuse(true)
+	p.cut()
+	for range 3 {
+		receive(t, p.refused)
+	}
+	p.refuse(false)
+	a.expect(t, "connected 2")
 }
 
 // TestOtherURLs moves a member, and has some of its URLs lead nowhere.
@@ -387,6 +411,20 @@ func silent(tb testing.TB) string {
 	require.NoError(tb, err)
 	tb.Cleanup(func() { require.NoError(tb, l.Close()) })
 	return "http://" + l.Addr().String()
+}
+
+// TestNoWelcome connects to a process that hears a greeting and does not answer.
+func TestNoWelcome(t *testing.T) {
+	release := make(chan struct{})
+	stuck := start(t, 2, &handler{admit: func(uint64) error {
+		<-release
+		return nil
+	}})
+	defer close(release)
+	a := start(t, 1, &handler{}, func(c *peer.Config) { c.DialTimeout = 50 * time.Millisecond })
+	b := start(t, 2, &handler{})
+	a.SetPeer(2, []string{stuck.url, b.url})
+	a.expect(t, "connected 2")
 }
 
 func TestServeFailsWithItsListener(t *testing.T) {

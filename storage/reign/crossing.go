@@ -183,7 +183,7 @@ func (r *Reign) evaluateLocked(rd *round) {
 func (r *Reign) answerUnchangedLocked(rd *round) {
 	// The round stays, so that the end of the reign would answer it.
 	r.groups[0].Confirm(func(err error) {
-		go r.confirmed(rd, err)
+		r.cfg.Go(func() { r.confirmed(rd, err) })
 	})
 }
 

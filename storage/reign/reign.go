@@ -27,6 +27,9 @@ type Config struct {
 	Ended func()
 	// Fatal is told of a state that can't be gone on from.
 	Fatal func(error)
+	// Go runs something on a goroutine of its own; nil for the statement. With it a
+	// simulation says when.
+	Go func(func())
 }
 
 // Reign is this member's part as sequencer. Methods may be called concurrently.
@@ -52,7 +55,12 @@ type Reign struct {
 }
 
 // New makes a Reign; Start gives it the groups.
-func New(cfg Config) *Reign { return &Reign{cfg: cfg} }
+func New(cfg Config) *Reign {
+	if cfg.Go == nil {
+		cfg.Go = func(f func()) { go f() }
+	}
+	return &Reign{cfg: cfg}
+}
 
 // Start gives it the groups, in the order of the line's, before anything else.
 func (r *Reign) Start(groups []*group.Group) {

@@ -24,7 +24,7 @@ func TestHistories(t *testing.T) {
 			if seed%4 >= 2 {
 				routes = groupsTable(t)
 			}
-			target, err := newRoutedMember(newDisk(rand.New(rand.NewPCG(seed, 2))), nil, routes)
+			target, err := newMember(newDisk(rand.New(rand.NewPCG(seed, 2))), nil, routes)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, target.Close()) }()
 			h := sim.NewHistory(seed, target)
@@ -60,7 +60,7 @@ func TestConcurrentHistories(t *testing.T) {
 			if seed%4 >= 2 {
 				routes = groupsTable(t)
 			}
-			target, err := newRoutedMember(newDisk(rand.New(rand.NewPCG(seed, 2))), slow, routes)
+			target, err := newMember(newDisk(rand.New(rand.NewPCG(seed, 2))), slow, routes)
 			require.NoError(t, err)
 			defer func() { require.NoError(t, target.Close()) }()
 

@@ -40,14 +40,9 @@ type memberTarget struct {
 	broken error
 }
 
-// newMember opens a member on a disk, seen through inj unless that is nil. The
-// test closes it.
-func newMember(d disk, inj engine.Injector) (*memberTarget, error) {
-	return newRoutedMember(d, inj, nil)
-}
-
-// newRoutedMember is newMember of several groups.
-func newRoutedMember(d disk, inj engine.Injector, routes *route.Table) (*memberTarget, error) {
+// newMember opens a member on a disk, seen through inj unless that is nil,
+// of several groups unless routes is nil. The test closes it.
+func newMember(d disk, inj engine.Injector, routes *route.Table) (*memberTarget, error) {
 	t := &memberTarget{disk: d, routes: routes}
 	return t, t.open(inj)
 }

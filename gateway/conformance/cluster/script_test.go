@@ -17,9 +17,9 @@ import (
 // the id of a member, $m1.peer its peer URL, $m1.client its client URL; $leader
 // and $follower are those that the last command `leader` has found. The commands:
 //
-//	cluster    n=3 [tls] [lax]: m1 to mn form a new cluster. The input are
-//	           further flags, also for members that are started later. With lax
-//	           they do not have to be ready.
+//	cluster    n=3 [tls] [without=m3]: m1 to mn form a new cluster; who is left out
+//	           is one of them, but not started. The input are further flags, also
+//	           for members that are started later
 //	start      m4...: starts members that were added, or that have ended. The
 //	           input are further flags. says=text: the member is to fail, or at
 //	           least not to serve, and its log to hold the text, in which _
@@ -73,10 +73,11 @@ func (s *session) command(t *testing.T, d *datadriven.TestData) string {
 	t.Helper()
 	switch d.Cmd {
 	case "cluster":
-		n := 3
+		n, without := 3, ""
 		d.MaybeScanArgs(t, "n", &n)
+		d.MaybeScanArgs(t, "without", &without)
 		s.flags = strings.Fields(s.expand(d.Input))
-		return s.newCluster(n, d.HasArg("tls"), d.HasArg("lax"))
+		return s.newCluster(n, d.HasArg("tls"), without)
 	case "start":
 		var says string
 		d.MaybeScanArgs(t, "says", &says)
@@ -129,7 +130,7 @@ func (s *session) command(t *testing.T, d *datadriven.TestData) string {
 func names(d *datadriven.TestData) []string {
 	var members []string
 	for _, a := range d.CmdArgs {
-		if len(a.Vals) == 0 && !slices.Contains([]string{"tls", "lax", "strange", "new"}, a.Key) {
+		if len(a.Vals) == 0 && !slices.Contains([]string{"tls", "strange", "new"}, a.Key) {
 			members = append(members, a.Key)
 		}
 	}

@@ -19,11 +19,10 @@ import (
 	"time"
 )
 
-// Where things listen. The namespace is the test's own, so ports are fixed.
+// Where things listen (the store: see store_test.go). The namespace is the test's
+// own, so ports are fixed.
 const (
-	apiURL       = "https://127.0.0.1:6443"
-	storeClients = "127.0.0.1:2379"
-	storePeers   = "127.0.0.1:2380"
+	apiURL = "https://127.0.0.1:6443"
 
 	// eventTTL is kube-apiserver's --event-ttl.
 	eventTTL = 10 * time.Second
@@ -41,17 +40,18 @@ var nodeNames = []string{"192.0.2.11", "192.0.2.12"}
 
 // cluster is the store with a whole control plane above it.
 type cluster struct {
-	t   *testing.T // the whole session's, which processes live as long as
-	dir string     // logs, keys and data of this run
-	bin binaries
-	api *api
+	t      *testing.T // the whole session's, which processes live as long as
+	layout layout
+	dir    string // logs, keys and data of this run
+	bin    binaries
+	api    *api
 
 	creds      *credentials
 	kubeconfig string // the administrator's
 
-	store, apiserver *process
-	storeArgs        []string
-	others           []*process // controllers, scheduler, nodes
+	store     []*storeMember
+	apiserver *process
+	others    []*process // controllers, scheduler, nodes
 
 	report *report
 
@@ -64,9 +64,9 @@ type cluster struct {
 }
 
 // startCluster starts everything and waits until the nodes are ready.
-func startCluster(t *testing.T, dir string, b binaries, r *report) *cluster {
+func startCluster(t *testing.T, l layout, dir string, b binaries, r *report) *cluster {
 	t.Helper()
-	c := &cluster{t: t, dir: dir, bin: b, creds: newCredentials(t, dir), report: r}
+	c := &cluster{t: t, layout: l, dir: dir, bin: b, creds: newCredentials(t, dir), report: r}
 	t.Cleanup(func() { c.explain(t) })
 	admin := c.creds.addUser(t, "admin", "system:masters")
 	controllers := c.creds.addUser(t, "system:kube-controller-manager")
@@ -79,8 +79,8 @@ func startCluster(t *testing.T, dir string, b binaries, r *report) *cluster {
 	c.kubeconfig = c.creds.kubeconfig(t, "admin", apiURL, admin)
 	c.api = newAPI(apiURL, admin, c.creds.ca)
 
-	c.storeArgs = c.makeStoreArgs()
-	r.measure("store: start to ready", c.startStore(t))
+	c.makeStore()
+	r.measure("store: start to ready", c.startStore(t, c.store...))
 
 	began := now()
 	c.apiserver = startProcess(t, dir, "kube-apiserver", b.apiserver, c.apiserverArgs()...)
@@ -118,75 +118,26 @@ func startCluster(t *testing.T, dir string, b binaries, r *report) *cluster {
 	return c
 }
 
-func (c *cluster) makeStoreArgs() []string {
-	scheme := "http://"
-	var tls []string
-	if os.Getenv(envTLS) == "1" {
-		scheme = "https://"
-		for _, peer := range []string{"", "peer-"} {
-			tls = append(tls,
-				"--"+peer+"cert-file="+c.creds.path("server.crt"),
-				"--"+peer+"key-file="+c.creds.path("server.key"),
-				"--"+peer+"trusted-ca-file="+c.creds.path("ca.crt"),
-				"--"+peer+"client-cert-auth=true")
-		}
-	}
-	return append([]string{
-		"--name=kube",
-		"--data-dir=" + filepath.Join(c.dir, "store.data"),
-		"--listen-client-urls=" + scheme + storeClients,
-		"--advertise-client-urls=" + scheme + storeClients,
-		"--listen-peer-urls=" + scheme + storePeers,
-		"--initial-advertise-peer-urls=" + scheme + storePeers,
-		"--initial-cluster=kube=" + scheme + storePeers,
-		"--watch-progress-notify-interval=5s",
-	}, tls...)
-}
-
-// startStore starts the store, for the first time or on the data of the last
-// one, and returns how long it took to say that it is ready.
-func (c *cluster) startStore(t *testing.T) time.Duration {
-	t.Helper()
-	var from int64
-	if c.store != nil {
-		from = c.store.logSize(t)
-	}
-	began := now()
-	c.store = startProcess(c.t, c.dir, "store", c.bin.store, c.storeArgs...)
-	c.store.waitLog(t, from, "ready to serve client requests", slow)
-	return now().Sub(began)
-}
-
 func (c *cluster) apiserverArgs() []string {
-	args := []string{
-		"--etcd-servers=http://" + storeClients,
+	return append(c.storeFlags(),
 		"--bind-address=127.0.0.1", "--secure-port=6443",
 		"--advertise-address=192.0.2.1", // a loopback address is refused
-		"--tls-cert-file=" + c.creds.path("server.crt"),
-		"--tls-private-key-file=" + c.creds.path("server.key"),
-		"--client-ca-file=" + c.creds.path("ca.crt"),
-		"--token-auth-file=" + c.creds.path("tokens.csv"),
+		"--tls-cert-file="+c.creds.path("server.crt"),
+		"--tls-private-key-file="+c.creds.path("server.key"),
+		"--client-ca-file="+c.creds.path("ca.crt"),
+		"--token-auth-file="+c.creds.path("tokens.csv"),
 		"--authorization-mode=Node,RBAC",
 		"--enable-admission-plugins=NodeRestriction",
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file=" + c.creds.path("service-account.key"),
-		"--service-account-signing-key-file=" + c.creds.path("service-account.key"),
+		"--service-account-key-file="+c.creds.path("service-account.key"),
+		"--service-account-signing-key-file="+c.creds.path("service-account.key"),
 		"--service-cluster-ip-range=10.96.0.0/16",
 		"--allow-privileged",
-		"--event-ttl=" + eventTTL.String(),
+		"--event-ttl="+eventTTL.String(),
 		// What happens every few minutes by default shall happen in this run.
-		"--etcd-compaction-interval=" + compactionInterval.String(),
+		"--etcd-compaction-interval="+compactionInterval.String(),
 		"--etcd-count-metric-poll-period=10s",
-		"--etcd-db-metric-poll-interval=10s",
-	}
-	if os.Getenv(envTLS) == "1" {
-		args[0] = "--etcd-servers=https://" + storeClients
-		args = append(args,
-			"--etcd-cafile="+c.creds.path("ca.crt"),
-			"--etcd-certfile="+c.creds.path("server.crt"),
-			"--etcd-keyfile="+c.creds.path("server.key"))
-	}
-	return args
+		"--etcd-db-metric-poll-interval=10s")
 }
 
 // waitReady waits until kube-apiserver's readyz says ok.
@@ -201,7 +152,10 @@ func (c *cluster) waitReady(t *testing.T, within time.Duration) {
 // check fails the test if any process has ended by itself.
 func (c *cluster) check(t *testing.T) {
 	t.Helper()
-	for _, p := range append([]*process{c.store, c.apiserver}, c.others...) {
+	for _, m := range c.store {
+		m.process.check(t)
+	}
+	for _, p := range append([]*process{c.apiserver}, c.others...) {
 		p.check(t)
 	}
 }
@@ -214,7 +168,9 @@ func (c *cluster) stop(t *testing.T) {
 	}
 	// A graceful kube-apiserver waits for its watchers; nobody is served here.
 	c.apiserver.kill(t)
-	c.store.stop(t, 10*time.Second)
+	for _, m := range c.store {
+		m.process.stop(t, 10*time.Second)
+	}
 }
 
 // kubectl runs kubectl as the administrator and returns its output; an exit

@@ -38,9 +38,8 @@ func (f *follower) run(ctx context.Context, revision string, see func(event) err
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case refused(err, http.StatusInternalServerError), refused(err, http.StatusServiceUnavailable),
-			refused(err, http.StatusGatewayTimeout), refused(err, http.StatusTooManyRequests):
-			pause(ctx) // The store is away.
+		case away(err):
+			pause(ctx)
 			continue
 		case err != nil:
 			return fmt.Errorf("watch of %s from %s: %w", f.path, revision, err)
@@ -50,10 +49,18 @@ func (f *follower) run(ctx context.Context, revision string, see func(event) err
 		switch {
 		case errors.Is(err, errStop), ctx.Err() != nil:
 			return nil
+		case away(err):
+			pause(ctx) // As in etcd, a watch ends while the store has no leader.
 		case err != nil:
 			return fmt.Errorf("watch of %s, at %s: %w", f.path, revision, err)
 		}
 	}
+}
+
+// away says that kube-apiserver refuses because its store is away.
+func away(err error) bool {
+	return refused(err, http.StatusInternalServerError) || refused(err, http.StatusServiceUnavailable) ||
+		refused(err, http.StatusGatewayTimeout) || refused(err, http.StatusTooManyRequests)
 }
 
 // read reads one watch to its end and returns the revision to go on from.

@@ -5,10 +5,11 @@ package kube
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
-// TestKube is the whole session; see README.md.
+// TestKube is a session for each layout of the store; see README.md.
 func TestKube(t *testing.T) {
 	if os.Getenv(envRun) != "1" {
 		t.Skipf("runs a Kubernetes control plane for some minutes: use `make kube`, or set %s=1", envRun)
@@ -17,11 +18,30 @@ func TestKube(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir := workFolder(t)
+	for _, l := range layouts {
+		if testing.Short() && !l.brief && l.name != layouts[0].name {
+			continue
+		}
+		t.Run(l.name, func(t *testing.T) {
+			dir := filepath.Join(dir, strings.ReplaceAll(l.name, " ", "-"))
+			if err := os.Mkdir(dir, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			session(t, l, dir, b, testing.Short() && l.brief)
+		})
+	}
+}
+
+// session is a whole session with a store of one layout. A brief one leaves out
+// what any layout would show.
+func session(t *testing.T, l layout, dir string, b binaries, brief bool) {
+	t.Helper()
 	r := &report{}
 	// Registered first, hence said last.
-	t.Cleanup(func() { t.Logf("on %s:\n%s", filepath.Base(b.store), r) })
+	t.Cleanup(func() { t.Logf("on %s, %s:\n%s", filepath.Base(b.store), l.name, r) })
 	began := now()
-	c := startCluster(t, workFolder(t), b, r)
+	c := startCluster(t, l, dir, b, r)
 
 	t.Run("namespaces", c.testNamespaces)
 	expiry := c.createExpiringEvent(t, "early")
@@ -29,15 +49,21 @@ func TestKube(t *testing.T) {
 	t.Run("optimistic updates", c.testOptimisticUpdates)
 	// Early, because what it reads has to be old enough for "compaction".
 	t.Run("paging", c.testPaging)
-	t.Run("secrets", c.testSecrets)
-	t.Run("service accounts", c.testServiceAccounts)
+	if !brief {
+		t.Run("secrets", c.testSecrets)
+		t.Run("service accounts", c.testServiceAccounts)
+	}
 	t.Run("leases", c.testLeases)
-	t.Run("server-side apply", c.testServerSideApply)
-	t.Run("finalizers", c.testFinalizers)
+	if !brief {
+		t.Run("server-side apply", c.testServerSideApply)
+		t.Run("finalizers", c.testFinalizers)
+	}
 	t.Run("custom resources", c.testCustomResources)
 	t.Run("watch", c.testWatch)
 	t.Run("deployments", c.testDeployments)
-	t.Run("jobs", c.testJobs)
+	if !brief {
+		t.Run("jobs", c.testJobs)
+	}
 	t.Run("event ttl", expiry.test)
 
 	expiry = c.createExpiringEvent(t, "before-the-crash")
