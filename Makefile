@@ -116,7 +116,7 @@ sequence: build
 .PHONY: kube
 kube: build
 	benchmarks/peers/build.sh etcd-all kube-all
-	PEBBLEDASH_KUBE=1 go test ./gateway/conformance/kube -count=1 -v -timeout 20m
+	PEBBLEDASH_KUBE=1 go test ./gateway/conformance/kube -count=1 -v -timeout 30m
 
 .PHONY: kill
 kill: build

@@ -49,6 +49,9 @@ func describe(ctx context.Context, p *plan, dir string, args []string) (*about, 
 	}
 	a.add("disk", "%s", disk)
 	a.add("load before", "%s", loadAverage())
+	if p.members > 1 {
+		a.add("members", "%d of each, all on this machine", p.members)
+	}
 	a.add("measured", "%d turns of each, %v after %v of warm-up; median (least-greatest)", p.turns, p.measure, p.warmup)
 	return a, nil
 }

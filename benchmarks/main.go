@@ -39,6 +39,8 @@ type plan struct {
 	peers  []peer
 	loads  []workload.Load
 	shapes []workload.Shape
+	// members is how many processes each peer is.
+	members int
 
 	turns           int
 	warmup, measure time.Duration
@@ -51,9 +53,28 @@ type plan struct {
 
 // The modes fill what no flag says.
 var modes = map[string]plan{
-	"quick": {turns: 3, warmup: 500 * time.Millisecond, measure: 2 * time.Second},
-	"full":  {turns: 5, warmup: time.Second, measure: 4 * time.Second},
+	"quick": {
+		turns: 3, warmup: 500 * time.Millisecond, measure: 2 * time.Second,
+		members: 1, loads: workload.Loads, shapes: singleShapes,
+	},
+	"full": {
+		turns: 5, warmup: time.Second, measure: 4 * time.Second,
+		members: 1, loads: workload.Loads, shapes: singleShapes,
+	},
+	"cluster": {
+		turns: 5, warmup: 500 * time.Millisecond, measure: 2 * time.Second,
+		members: 3, loads: []workload.Load{workload.Grouped[0], workload.Grouped[2]}, shapes: clusterShapes,
+	},
 }
+
+var (
+	singleShapes = []workload.Shape{{Conns: 1, Clients: 1}, {Conns: 8, Clients: 64}, {Conns: 32, Clients: 512}}
+	// Numbers of connections that three members share evenly.
+	clusterShapes = []workload.Shape{
+		{Conns: 1, Clients: 1}, {Conns: 9, Clients: 64}, {Conns: 33, Clients: 512},
+		{Conns: 1, Clients: 1, Leader: true}, {Conns: 9, Clients: 64, Leader: true}, {Conns: 33, Clients: 512, Leader: true},
+	}
+)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -112,7 +133,7 @@ func save(p *plan, mode string, about *about, results *results, progress io.Writ
 	return errors.Join(about.write(file), results.write(file), file.Close())
 }
 
-// parse reads [quick|full] [flags].
+// parse reads [quick|full|cluster] [flags].
 func parse(args []string) (p *plan, mode string, err error) {
 	mode = "quick"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -120,19 +141,20 @@ func parse(args []string) (p *plan, mode string, err error) {
 	}
 	defaults, ok := modes[mode]
 	if !ok {
-		return nil, "", fmt.Errorf("%q is neither quick nor full", mode)
+		return nil, "", fmt.Errorf("%q is neither quick nor full nor cluster", mode)
 	}
 	p = &defaults
-	flags := flag.NewFlagSet("benchmarks [quick|full]", flag.ContinueOnError)
+	flags := flag.NewFlagSet("benchmarks [quick|full|cluster]", flag.ContinueOnError)
 	flags.Func("server", "`name=program args...` to measure; repeat it, the last is what others are compared with", p.addPeer)
-	flags.Func("loads", "`names` of loads, of "+workload.Names(workload.Loads), func(s string) (err error) {
+	flags.Func("loads", "`names` of loads, of "+workload.Names(workload.All()), func(s string) (err error) {
 		p.loads, err = workload.ParseLoads(s)
 		return err
 	})
-	flags.Func("shapes", "`connections/clients`,... (default 1/1,8/64,32/512)", func(s string) (err error) {
+	flags.Func("shapes", "`connections/clients`,..., with @leader behind it where all are to the leader", func(s string) (err error) {
 		p.shapes, err = workload.ParseShapes(s)
 		return err
 	})
+	flags.IntVar(&p.members, "members", p.members, "how many members each server is")
 	flags.IntVar(&p.turns, "turns", p.turns, "how often each server gets its turn")
 	flags.DurationVar(&p.warmup, "warmup", p.warmup, "how long a load runs before it is measured")
 	flags.DurationVar(&p.measure, "measure", p.measure, "how long it is measured")
@@ -148,14 +170,8 @@ func parse(args []string) (p *plan, mode string, err error) {
 		return nil, "", fmt.Errorf("%q is not understood", flags.Args())
 	case len(p.peers) == 0:
 		return nil, "", errors.New("no -server to measure")
-	case p.turns < 1 || p.measure <= 0 || p.warmup < 0:
+	case p.members < 1 || p.turns < 1 || p.measure <= 0 || p.warmup < 0:
 		return nil, "", errors.New("nothing to measure")
-	}
-	if p.loads == nil {
-		p.loads = workload.Loads
-	}
-	if p.shapes == nil {
-		p.shapes = []workload.Shape{{Conns: 1, Clients: 1}, {Conns: 8, Clients: 64}, {Conns: 32, Clients: 512}}
 	}
 	return p, mode, nil
 }

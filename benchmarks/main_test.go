@@ -29,7 +29,15 @@ func TestParse(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "quick", mode)
 	require.Len(t, p.shapes, 3)
+	require.Equal(t, 1, p.members)
 	require.Equal(t, workload.Loads, p.loads)
+
+	p, mode, err = parse([]string{"cluster", "-server=a=/x/a", "-members=5"})
+	require.NoError(t, err)
+	require.Equal(t, "cluster", mode)
+	require.Equal(t, 5, p.members)
+	require.Len(t, p.shapes, 6)
+	require.False(t, workload.Reads(p.loads))
 
 	for _, bad := range []string{
 		"", "slow", "quick", "-server=a", "-server=a=", "-server=a=b x", "-server=a=b -turns=0", "-server=a=b -loads=x",

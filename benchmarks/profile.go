@@ -11,18 +11,34 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
 func profileName(p *plan, peer string, turn int, load workload.Load, shape workload.Shape) string {
-	return filepath.Join(p.profiles,
-		fmt.Sprintf("%s-%s-%dx%d-%d.pprof", peer, load.Name, shape.Conns, shape.Clients, turn+1))
+	return filepath.Join(p.profiles, fmt.Sprintf("%s-%s-%s-%d", peer, load.Name,
+		strings.NewReplacer("/", "x", "@", "-to-").Replace(shape.String()), turn+1))
 }
 
-// takeProfile asks the server for a CPU profile and keeps it in a file, if it
-// is named.
+// takeProfiles asks the server for a profile or, of several members, the leader
+// and one of the others.
+func (c *cell) takeProfiles(ctx context.Context) error {
+	if c.profile == "" || len(c.server) == 1 {
+		return takeProfile(ctx, c.leader.Address, c.profile, c.p.measure)
+	}
+	follower := c.server[0]
+	if follower == c.leader {
+		follower = c.server[1]
+	}
+	led := make(chan error, 1)
+	go func() { led <- takeProfile(ctx, c.leader.Address, c.profile+"-leader", c.p.measure) }()
+	return errors.Join(takeProfile(ctx, follower.Address, c.profile+"-follower", c.p.measure), <-led)
+}
+
+// takeProfile asks a server for a CPU profile and keeps it in a file, if it is
+// named.
 func takeProfile(ctx context.Context, address, name string, length time.Duration) error {
 	if name == "" {
 		return nil
@@ -44,7 +60,7 @@ func takeProfile(ctx context.Context, address, name string, length time.Duration
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	file, err := os.Create(name)
+	file, err := os.Create(name + ".pprof")
 	if err != nil {
 		return err
 	}

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 #
-# run.sh [quick|full] [FLAG...] measures pebbledash and the real etcd beside
-# each other, under the same load and with the same durability, and prints
+# run.sh [quick|full|cluster] [FLAG...] measures pebbledash and the real etcd
+# beside each other, under the same load and with the same durability, and prints
 # medians, spreads and ratios. README.md says what the columns mean.
 #
 #   benchmarks/run.sh                       quick: under five minutes
 #   benchmarks/run.sh full -save            keep the results in benchmarks/results
+#   benchmarks/run.sh cluster               three members of each, writes, some 15 minutes
 #   benchmarks/run.sh quick -loads put1k -shapes 8/64 -turns 5
 #   benchmarks/run.sh -help                 all flags
 #
@@ -35,7 +36,13 @@ main() {
 	if ((!own)); then
 		make -s -C "$root" build >&2
 		etcd=$("$here/peers/build.sh" etcd)
-		args=("-server=pebbledash=$root/bin/pebbledash" "-server=etcd=$etcd" "${args[@]}")
+		if [[ $mode == cluster ]]; then
+			args=("-server=one-group=$root/bin/pebbledash --resource-groups=" "${args[@]}")
+			args=("-server=four-groups=$root/bin/pebbledash" "${args[@]}")
+		else
+			args=("-server=pebbledash=$root/bin/pebbledash" "${args[@]}")
+		fi
+		args+=("-server=etcd=$etcd")
 	fi
 	commit=$(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)
 	exec "$root/bin/benchmarks" "$mode" "-commit=$commit" "${args[@]}"

@@ -16,6 +16,7 @@ type metric struct{ title string }
 // The columns of a load, and of whole turns.
 var (
 	serverCPU = &metric{"CPU µs/op"}
+	leaderCPU = &metric{"of it leader"}
 	rate      = &metric{"ops/s"}
 	p50       = &metric{"p50 ms"}
 	p99       = &metric{"p99 ms"}
@@ -30,8 +31,9 @@ var (
 )
 
 var (
-	loadColumns  = []*metric{serverCPU, rate, p50, p99, memory, written, clientCPU}
-	wholeColumns = []*metric{wholeStart, wholeCPU, wholeBytes, wholeDisk}
+	loadColumns    = []*metric{serverCPU, rate, p50, p99, memory, written, clientCPU}
+	clusterColumns = []*metric{serverCPU, leaderCPU, rate, p50, p99, memory, written, clientCPU}
+	wholeColumns   = []*metric{wholeStart, wholeCPU, wholeBytes, wholeDisk}
 )
 
 // sample is what was measured of one cell, or of one turn.
@@ -64,12 +66,16 @@ func (r *results) addWhole(peer int, s sample) { r.whole[peer] = append(r.whole[
 
 // write prints a table a load, and one of whole turns.
 func (r *results) write(w io.Writer) error {
+	columns := loadColumns
+	if r.p.members > 1 {
+		columns = clusterColumns
+	}
 	for i, load := range r.p.loads {
 		fmt.Fprintf(w, "\n%s\n", load.Title)
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		head(table, "conns/clients", loadColumns)
+		head(table, "conns/clients", columns)
 		for j, shape := range r.p.shapes {
-			r.rows(table, shape.String(), loadColumns, r.cells[i][j])
+			r.rows(table, shape.String(), columns, r.cells[i][j])
 		}
 		if err := table.Flush(); err != nil {
 			return err

@@ -28,19 +28,19 @@ func runTurn(ctx context.Context, p *plan, turn, who int, dir string, results *r
 	if p.profiles != "" {
 		args = append([]string{"--enable-pprof"}, args...)
 	}
-	server, err := process.Start(ctx, peer.binary, dir, args...)
+	server, err := process.Start(ctx, peer.binary, dir, p.members, args...)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, server.Stop()) }()
-
-	conn, err := process.Dial(server.Address)
+	leader, err := server.Leader(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	if err := workload.Prepare(ctx, conn); err != nil {
-		return err
+	if workload.Reads(p.loads) {
+		if err := prepare(ctx, leader); err != nil {
+			return err
+		}
 	}
 	before, err := server.Usage()
 	if err != nil {
@@ -49,13 +49,16 @@ func runTurn(ctx context.Context, p *plan, turn, who int, dir string, results *r
 	writes := 0
 	for i, load := range p.loads {
 		for j, shape := range p.shapes {
-			c := cell{p: p, server: server, load: load, shape: shape}
+			c := cell{p: p, server: server, leader: leader, load: load, shape: shape}
 			if p.profiles != "" {
 				c.profile = profileName(p, peer.name, turn, load, shape)
 			}
 			s, err := c.run(ctx)
 			if err != nil {
 				return fmt.Errorf("%s at %s: %w", load.Name, shape, err)
+			}
+			if now, err := server.Leader(ctx); err != nil || now != leader {
+				return errors.Join(fmt.Errorf("%s at %s: another member leads now", load.Name, shape), err)
 			}
 			results.add(i, j, who, s)
 			if load.Writes {
@@ -66,9 +69,18 @@ func runTurn(ctx context.Context, p *plan, turn, who int, dir string, results *r
 	return whole(server, before, writes, who, results)
 }
 
+// prepare puts what loads are to read.
+func prepare(ctx context.Context, leader *process.Server) error {
+	conn, err := process.Dial(leader.Address)
+	if err != nil {
+		return err
+	}
+	return errors.Join(workload.Prepare(ctx, conn), conn.Close())
+}
+
 // whole notes what the server has used over all loads, with what it puts off
 // until after a measurement: flushes and compactions.
-func whole(server *process.Server, before process.Usage, writes, who int, results *results) error {
+func whole(server process.Cluster, before process.Usage, writes, who int, results *results) error {
 	after, err := settle(server)
 	if err != nil {
 		return err
@@ -78,7 +90,7 @@ func whole(server *process.Server, before process.Usage, writes, who int, result
 		return err
 	}
 	results.addWhole(who, sample{
-		wholeStart: server.Started.Seconds() * 1000,
+		wholeStart: server.Started().Seconds() * 1000,
 		wholeCPU:   (after.CPU - before.CPU).Seconds(),
 		wholeBytes: float64(after.WrittenBytes-before.WrittenBytes) / float64(max(writes, 1)),
 		wholeDisk:  float64(disk) / (1 << 20),
@@ -87,7 +99,7 @@ func whole(server *process.Server, before process.Usage, writes, who int, result
 }
 
 // settle waits until the server is idle, if that is soon.
-func settle(server *process.Server) (process.Usage, error) {
+func settle(server process.Cluster) (process.Usage, error) {
 	const interval, idle = 250 * time.Millisecond, 0.04
 	for end := time.Now().Add(settleTimeout); ; {
 		before, err := server.Usage()
@@ -108,12 +120,14 @@ func settle(server *process.Server) (process.Usage, error) {
 // cell is one load in one shape on one server.
 type cell struct {
 	p       *plan
-	server  *process.Server
+	server  process.Cluster
+	leader  *process.Server
 	load    workload.Load
 	shape   workload.Shape
-	profile string // a file, "" for none
+	profile string // a file without its ending, "" for none
 
 	before, after       process.Usage
+	ledBefore, ledAfter process.Usage // the leader's part
 	ownBefore, ownAfter time.Duration
 	ops                 int
 }
@@ -124,12 +138,12 @@ func (c *cell) run(ctx context.Context) (sample, error) {
 	}
 	profiled := make(chan error, 1)
 	r, err := workload.Run(ctx, workload.Config{
-		Load: c.load, Shape: c.shape, Address: c.server.Address, Warmup: c.p.warmup, Measure: c.p.measure,
+		Load: c.load, Shape: c.shape, Addresses: c.addresses(), Warmup: c.p.warmup, Measure: c.p.measure,
 		Begin: func() (err error) {
-			go func() { profiled <- takeProfile(ctx, c.server.Address, c.profile, c.p.measure) }()
-			return c.read(&c.before, &c.ownBefore)
+			go func() { profiled <- c.takeProfiles(ctx) }()
+			return c.read(&c.before, &c.ledBefore, &c.ownBefore)
 		},
-		End: func() error { return c.read(&c.after, &c.ownAfter) },
+		End: func() error { return c.read(&c.after, &c.ledAfter, &c.ownAfter) },
 	})
 	if err != nil {
 		return nil, err
@@ -149,6 +163,7 @@ func (c *cell) run(ctx context.Context) (sample, error) {
 	milliseconds := func(q float64) float64 { return stats.Quantile(r.Latencies, q).Seconds() * 1000 }
 	return sample{
 		serverCPU: (c.after.CPU - c.before.CPU).Seconds() * 1e6 / ops,
+		leaderCPU: (c.ledAfter.CPU - c.ledBefore.CPU).Seconds() * 1e6 / ops,
 		rate:      ops / r.Elapsed.Seconds(),
 		p50:       milliseconds(0.5),
 		p99:       milliseconds(0.99),
@@ -158,10 +173,25 @@ func (c *cell) run(ctx context.Context) (sample, error) {
 	}, nil
 }
 
-func (c *cell) read(usage *process.Usage, own *time.Duration) (err error) {
+func (c *cell) read(usage, led *process.Usage, own *time.Duration) (err error) {
 	if *own, err = process.OwnCPU(); err != nil {
+		return err
+	}
+	if *led, err = c.leader.Usage(); err != nil {
 		return err
 	}
 	*usage, err = c.server.Usage()
 	return err
+}
+
+// addresses are where connections go: to the leader, or to all, with the leader
+// last, so that a single one is to another.
+func (c *cell) addresses() []string {
+	var all []string
+	for _, s := range c.server {
+		if s != c.leader && !c.shape.Leader {
+			all = append(all, s.Address)
+		}
+	}
+	return append(all, c.leader.Address)
 }

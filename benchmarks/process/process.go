@@ -47,27 +47,26 @@ type Server struct {
 	exited chan struct{}
 }
 
-// Start runs a program with etcd's flags on a new data directory below dir, and
+// place is where a member is in its cluster.
+type place struct{ name, client, peer, initial string }
+
+// start runs a program with etcd's flags on a new data directory below dir, and
 // returns when it answers. The program's output goes to dir/log.
-func Start(ctx context.Context, binary, dir string, args ...string) (*Server, error) {
-	addrs, err := freeAddrs(2)
-	if err != nil {
-		return nil, err
-	}
+func start(ctx context.Context, binary, dir string, at place, args []string) (*Server, error) {
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		return nil, err
 	}
-	client, peer := "http://"+addrs[0], "http://"+addrs[1]
+	client, peer := "http://"+at.client, "http://"+at.peer
 	cmd := exec.Command(binary, append([]string{
-		"--name=default", "--data-dir=" + filepath.Join(dir, "data"),
+		"--name=" + at.name, "--data-dir=" + filepath.Join(dir, "data"),
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
-		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=default=" + peer,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=" + at.initial,
 	}, args...)...)
 	cmd.Env = environ()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	s := &Server{Address: addrs[0], cmd: cmd, dir: dir, log: log, exited: make(chan struct{})}
+	s := &Server{Address: at.client, cmd: cmd, dir: dir, log: log, exited: make(chan struct{})}
 	begin := time.Now()
 	if err := s.launch(); err != nil {
 		return nil, errors.Join(err, log.Close())

@@ -61,6 +61,7 @@ func TestField(t *testing.T) {
 func TestStartQuotesTheLog(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "server")
 	require.NoError(t, os.WriteFile(bin, []byte("#!/bin/sh\necho no such flag: $1\n"), 0o700))
-	_, err := Start(t.Context(), bin, t.TempDir())
-	require.ErrorContains(t, err, "no such flag: --name=default")
+	_, err := Start(t.Context(), bin, t.TempDir(), 2)
+	require.ErrorContains(t, err, "no such flag: --name=m1")
+	require.ErrorContains(t, err, "no such flag: --name=m2")
 }

@@ -14,8 +14,6 @@ import (
 // The keys. They look like Kubernetes' and lie in folders of their own, so that
 // no load changes what another one uses.
 const (
-	root = "/registry/benchmark/"
-
 	// readKeys are there from the beginning, putKeys come to be.
 	readKeys = 10_000
 	putKeys  = 10_000
@@ -31,7 +29,10 @@ type client struct {
 	kv     pb.KVClient
 	random *rand.Rand
 	values []byte // random; see value
-	key    []byte // the last keyDigits of which are set anew each time
+	// keys are one a folder, the last keyDigits of which are set anew each time;
+	// key is the latest.
+	keys [][]byte
+	key  []byte
 
 	putRequest   pb.PutRequest
 	rangeRequest pb.RangeRequest
@@ -50,24 +51,29 @@ func newClient(ctx context.Context, l Load, conn *grpc.ClientConn, n int, values
 	c := &client{kv: pb.NewKVClient(conn), random: rand.New(rand.NewPCG(uint64(n), 0)), values: values}
 	switch l.kind {
 	case put:
-		c.setFolder(l.Name)
+		c.setFolders(l, l.Name)
 		return c, func(ctx context.Context) error { return c.put(ctx, l.valueBytes, c.random.IntN(putKeys)) }, nil
 	case txn:
-		return c, func(ctx context.Context) error { return c.txn(ctx, l.valueBytes) }, c.beginTxn(ctx, n)
+		c.setFolders(l, fmt.Sprintf("%s/%04d", l.Name, n))
+		return c, func(ctx context.Context) error { return c.txn(ctx, l.valueBytes) }, c.beginTxn(ctx)
 	case get, serializableGet:
-		c.setFolder("read")
+		c.setFolders(l, "read")
 		c.rangeRequest.Serializable = l.kind == serializableGet
 		return c, c.get, nil
 	}
 	panic("workload: a load of no kind")
 }
 
-func (c *client) setFolder(name string) {
-	c.key = fmt.Appendf(nil, "%s%s/%0*d", root, name, keyDigits, 0)
+func (c *client) setFolders(l Load, name string) {
+	c.keys = nil
+	for _, root := range l.folders() {
+		c.keys = append(c.keys, fmt.Appendf(nil, "%s%s/%0*d", root, name, keyDigits, 0))
+	}
 }
 
-// setKey makes key the i-th of the folder.
+// setKey makes key the i-th of all folders, in turn.
 func (c *client) setKey(i int) {
+	c.key = c.keys[i%len(c.keys)]
 	var digits [20]byte
 	number := strconv.AppendInt(digits[:0], int64(i), 10)
 	end := c.key[len(c.key)-keyDigits:]
@@ -105,21 +111,22 @@ func (c *client) get(ctx context.Context) error {
 
 // beginTxn learns the revisions of the client's own keys, which may have been
 // written before.
-func (c *client) beginTxn(ctx context.Context, n int) error {
-	c.setFolder(fmt.Sprintf("txn/%04d", n))
-	prefix := c.key[:len(c.key)-keyDigits]
-	end := append([]byte(nil), prefix...)
-	end[len(end)-1]++ // From '/' to the character after it.
-	r, err := c.kv.Range(ctx, &pb.RangeRequest{Key: prefix, RangeEnd: end})
-	if err != nil {
-		return err
-	}
-	for _, kv := range r.Kvs {
-		i, err := strconv.Atoi(string(kv.Key[len(prefix):]))
-		if err != nil || i >= txnKeys {
-			return fmt.Errorf("the store has a key %s", kv.Key)
+func (c *client) beginTxn(ctx context.Context) error {
+	for _, key := range c.keys {
+		prefix := key[:len(key)-keyDigits]
+		end := append([]byte(nil), prefix...)
+		end[len(end)-1]++ // From '/' to the character after it.
+		r, err := c.kv.Range(ctx, &pb.RangeRequest{Key: prefix, RangeEnd: end})
+		if err != nil {
+			return err
 		}
-		c.mods[i] = kv.ModRevision
+		for _, kv := range r.Kvs {
+			i, err := strconv.Atoi(string(kv.Key[len(prefix):]))
+			if err != nil || i >= txnKeys {
+				return fmt.Errorf("the store has a key %s", kv.Key)
+			}
+			c.mods[i] = kv.ModRevision
+		}
 	}
 	c.expected = &pb.Compare_ModRevision{}
 	c.compare = &pb.Compare{Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, TargetUnion: c.expected}

@@ -15,6 +15,9 @@ type Load struct {
 
 	kind       kind
 	valueBytes int
+	// grouped spreads the keys over resources that have raft groups of their own,
+	// and others.
+	grouped bool
 }
 
 type kind int
@@ -29,25 +32,52 @@ const (
 // readValueBytes is the size of the values that are there to be read.
 const readValueBytes = 1 << 10
 
-// Loads are all there are, in an order in which they can follow each other:
+// Loads are those for one member, in an order in which they can follow each other:
 // reads find a store that has been written to.
 var Loads = []Load{
-	{"put256", "put, 256 B", true, put, 256},
-	{"put1k", "put, 1 KiB", true, put, 1 << 10},
-	{"txn1k", "Kubernetes txn (if MOD=N then PUT else RANGE), 1 KiB", true, txn, 1 << 10},
-	{"get1k", "get, linearizable, 1 KiB", false, get, readValueBytes},
-	{"get1k-serializable", "get, serializable, 1 KiB", false, serializableGet, readValueBytes},
+	{Name: "put256", Title: "put, 256 B", Writes: true, kind: put, valueBytes: 256},
+	{Name: "put1k", Title: "put, 1 KiB", Writes: true, kind: put, valueBytes: 1 << 10},
+	{Name: "txn1k", Title: "Kubernetes txn (if MOD=N then PUT else RANGE), 1 KiB", Writes: true, kind: txn, valueBytes: 1 << 10},
+	{Name: "get1k", Title: "get, linearizable, 1 KiB", kind: get, valueBytes: readValueBytes},
+	{Name: "get1k-serializable", Title: "get, serializable, 1 KiB", kind: serializableGet, valueBytes: readValueBytes},
+}
+
+// Grouped are writes of keys of several groups: config maps, events, leases and
+// pods, each a quarter.
+var Grouped = []Load{
+	{Name: "put256-groups", Title: "put, 256 B, keys of four groups", Writes: true, kind: put, valueBytes: 256, grouped: true},
+	{Name: "put1k-groups", Title: "put, 1 KiB, keys of four groups", Writes: true, kind: put, valueBytes: 1 << 10, grouped: true},
+	{Name: "txn1k-groups", Title: "Kubernetes txn, 1 KiB, keys of four groups", Writes: true, kind: txn, valueBytes: 1 << 10, grouped: true},
+}
+
+// All are Loads and Grouped.
+func All() []Load { return slices.Concat(Loads, Grouped) }
+
+// Reads says whether any of some loads reads what Prepare has put.
+func Reads(loads []Load) bool {
+	return slices.ContainsFunc(loads, func(l Load) bool { return !l.Writes })
+}
+
+// folders are where the keys of a load are.
+func (l Load) folders() []string {
+	if !l.grouped {
+		return []string{"/registry/benchmark/"}
+	}
+	return []string{
+		"/registry/configmaps/benchmark/", "/registry/events/benchmark/",
+		"/registry/leases/benchmark/", "/registry/pods/benchmark/",
+	}
 }
 
 // ParseLoads finds loads by their names, separated by commas.
 func ParseLoads(names string) ([]Load, error) {
 	var loads []Load
 	for name := range strings.SplitSeq(names, ",") {
-		i := slices.IndexFunc(Loads, func(l Load) bool { return l.Name == name })
+		i := slices.IndexFunc(All(), func(l Load) bool { return l.Name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("there is no load %q, but %s", name, Names(Loads))
+			return nil, fmt.Errorf("there is no load %q, but %s", name, Names(All()))
 		}
-		loads = append(loads, Loads[i])
+		loads = append(loads, All()[i])
 	}
 	return loads, nil
 }
@@ -62,16 +92,32 @@ func Names(loads []Load) string {
 }
 
 // Shape is how many clients there are, and how many connections they share.
-type Shape struct{ Conns, Clients int }
+type Shape struct {
+	Conns, Clients int
+	// Leader says that all connections are to the leader; else they are to all
+	// members in turn, the leader last.
+	Leader bool
+}
 
-func (s Shape) String() string { return fmt.Sprintf("%d/%d", s.Conns, s.Clients) }
+const toLeader = "@leader"
 
-// ParseShapes reads shapes, as conns/clients, separated by commas.
+func (s Shape) String() string {
+	text := fmt.Sprintf("%d/%d", s.Conns, s.Clients)
+	if s.Leader {
+		text += toLeader
+	}
+	return text
+}
+
+// ParseShapes reads shapes, as conns/clients or conns/clients@leader, separated by
+// commas.
 func ParseShapes(text string) ([]Shape, error) {
 	var shapes []Shape
 	for one := range strings.SplitSeq(text, ",") {
 		var s Shape
-		if n, err := fmt.Sscanf(one, "%d/%d", &s.Conns, &s.Clients); n != 2 || err != nil || s.String() != one ||
+		counts, leader := strings.CutSuffix(one, toLeader)
+		s.Leader = leader
+		if n, err := fmt.Sscanf(counts, "%d/%d", &s.Conns, &s.Clients); n != 2 || err != nil || s.String() != one ||
 			s.Conns < 1 || s.Clients < s.Conns {
 			return nil, fmt.Errorf("%q is not conns/clients, with as many clients as connections at least", one)
 		}

@@ -25,7 +25,7 @@ func Prepare(ctx context.Context, conn *grpc.ClientConn) error {
 		if err != nil {
 			return err
 		}
-		c.setFolder("read")
+		c.setFolders(Loads[0], "read")
 		for i := int(next.Add(1)) - 1; i < readKeys; i = int(next.Add(1)) - 1 {
 			if err := c.put(ctx, readValueBytes, i); err != nil {
 				return err
@@ -66,9 +66,10 @@ type Result struct {
 
 // Config says how to run a load.
 type Config struct {
-	Load    Load
-	Shape   Shape
-	Address string
+	Load  Load
+	Shape Shape
+	// Addresses are those of the members that connections go to, in turn.
+	Addresses []string
 	// Warmup begins when every client has had its first answer, and comes
 	// before Measure.
 	Warmup, Measure time.Duration
@@ -96,8 +97,8 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 			_ = conn.Close() // Nothing is under way on it.
 		}
 	}()
-	for range cfg.Shape.Conns {
-		conn, err := process.Dial(cfg.Address)
+	for i := range cfg.Shape.Conns {
+		conn, err := process.Dial(cfg.Addresses[i%len(cfg.Addresses)])
 		if err != nil {
 			return Result{}, err
 		}

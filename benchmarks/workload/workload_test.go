@@ -3,6 +3,7 @@ package workload
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"sync"
@@ -91,10 +92,10 @@ func TestRun(t *testing.T) {
 	require.NoError(t, Prepare(t.Context(), conn))
 	require.Equal(t, int64(1+readKeys), f.rev)
 
-	for _, l := range slices.Concat(Loads, Loads) { // Twice: each finds what it has left.
+	for _, l := range slices.Concat(All(), All()) { // Twice: each finds what it has left.
 		began, ended, before := 0, 0, f.rev
 		r, err := Run(t.Context(), Config{
-			Load: l, Shape: Shape{2, 5}, Address: address, Warmup: time.Millisecond, Measure: 20 * time.Millisecond,
+			Load: l, Shape: Shape{Conns: 2, Clients: 5}, Addresses: []string{address}, Warmup: time.Millisecond, Measure: 20 * time.Millisecond,
 			Begin: func() error { began++; return nil },
 			End:   func() error { ended++; return nil },
 		})
@@ -109,7 +110,7 @@ func TestRun(t *testing.T) {
 	}
 	f.foreign = true
 	_, err = Run(t.Context(), Config{
-		Load: Loads[2], Shape: Shape{1, 1}, Address: address, Measure: time.Millisecond,
+		Load: Loads[2], Shape: Shape{Conns: 1, Clients: 1}, Addresses: []string{address}, Measure: time.Millisecond,
 		Begin: func() error { return nil }, End: func() error { return nil },
 	})
 	require.ErrorIs(t, err, errCompare)
@@ -120,8 +121,15 @@ func TestKeysAndValues(t *testing.T) {
 	require.NoError(t, err)
 	for i, want := range map[int]string{0: "00000000", 42: "00000042", putKeys - 1: "00009999"} {
 		c.setKey(i)
-		require.Equal(t, root+"put256/"+want, string(c.key))
+		require.Equal(t, "/registry/benchmark/put256/"+want, string(c.key))
 	}
+	c.setFolders(Grouped[0], "x")
+	for i, want := range []string{"configmaps", "events", "leases", "pods", "configmaps"} {
+		c.setKey(i)
+		require.Equal(t, fmt.Sprintf("/registry/%s/benchmark/x/%08d", want, i), string(c.key))
+	}
+	c.setFolders(Loads[0], "x")
+	c.setKey(1)
 	require.Len(t, c.value(256), 256)
 	require.False(t, bytes.Equal(c.value(256), c.value(256)))
 	// What the load says is what goes over the wire.
@@ -129,16 +137,18 @@ func TestKeysAndValues(t *testing.T) {
 }
 
 func TestParse(t *testing.T) {
-	shapes, err := ParseShapes("1/1,8/64")
+	shapes, err := ParseShapes("1/1,8/64@leader")
 	require.NoError(t, err)
-	require.Equal(t, []Shape{{1, 1}, {8, 64}}, shapes)
-	for _, bad := range []string{"", "1", "1/", "0/1", "2/1", "1/1,", "1/1x", " 1/1"} {
+	require.Equal(t, []Shape{{1, 1, false}, {8, 64, true}}, shapes)
+	for _, bad := range []string{"", "1", "1/", "0/1", "2/1", "1/1,", "1/1x", " 1/1", "1/1@", "1/1@leader@leader"} {
 		_, err := ParseShapes(bad)
 		require.Error(t, err, bad)
 	}
-	loads, err := ParseLoads(Names(Loads))
+	loads, err := ParseLoads(Names(All()))
 	require.NoError(t, err)
-	require.Equal(t, Loads, loads)
+	require.Equal(t, All(), loads)
+	require.True(t, Reads(loads))
+	require.False(t, Reads(Grouped))
 	_, err = ParseLoads("put256,nonsense")
 	require.ErrorContains(t, err, "nonsense")
 }

@@ -393,11 +393,17 @@ func (m *Member) followCore(ctx context.Context) {
 			}
 			m.cluster.change.Unlock()
 		}
+		// A change that is given up half made tells nobody.
+		timer := m.cfg.Clock.NewTimer(m.cfg.electionTimeout())
 		select {
 		case <-ctx.Done():
-			return
 		case <-news:
 		case <-changed:
+		case <-timer.C():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
 		}
 	}
 }
@@ -527,10 +533,13 @@ func (m *Member) publish(ctx context.Context) {
 		if _, err := m.changeMembers(ctx, change); err == nil || ctx.Err() != nil {
 			return
 		}
+		timer := m.cfg.Clock.NewTimer(m.cfg.electionTimeout())
 		select {
 		case <-m.news.wait():
 		case <-m.cluster.changed.wait():
+		case <-timer.C():
 		case <-ctx.Done():
 		}
+		timer.Stop()
 	}
 }

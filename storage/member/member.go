@@ -41,8 +41,8 @@ type Config struct {
 	ClusterToken   string
 	// Join says that the member joins a cluster that is there.
 	Join bool
-	// Routes are the cluster's, nil for core alone; of no meaning for a member
-	// that joins.
+	// Routes are the cluster's, nil for core alone. All members must have the
+	// same.
 	Routes *route.Table
 	// PeerListeners are where other members come in; a member without serves none.
 	// PeerTLS is for going out to them.
@@ -54,6 +54,9 @@ type Config struct {
 	// lose the quorum; MaxLearners bounds the learners.
 	LaxReconfig bool
 	MaxLearners int
+	// CatchUpEntries are kept in each log for members that are behind, so that
+	// these need no snapshot: etcd's --snapshot-catchup-entries, 5000 if it is 0.
+	CatchUpEntries uint64
 	// Version is this program's, noted in a data directory that it makes.
 	Version string
 	// TickInterval is raft's tick, etcd's heartbeat interval; ElectionTicks is
@@ -78,6 +81,7 @@ type Config struct {
 const (
 	defaultTick          = 100 * time.Millisecond
 	defaultElectionTicks = 10
+	defaultCatchUp       = 5000
 	defaultCacheBytes    = 256 << 20
 	defaultMemTableBytes = 32 << 20
 	// logCacheBytes is small: a log is read only at start and by lagging peers.
@@ -99,6 +103,9 @@ func (c *Config) complete() {
 	}
 	if c.ElectionTicks == 0 {
 		c.ElectionTicks = defaultElectionTicks
+	}
+	if c.CatchUpEntries == 0 {
+		c.CatchUpEntries = defaultCatchUp
 	}
 	if c.Clock == nil {
 		c.Clock = clock.Real{}
@@ -338,6 +345,7 @@ func (m *Member) startWorkers() {
 		for _, p := range m.parts {
 			p.Stop()
 		}
+		m.reign.End() // one that has begun meanwhile
 	})
 	if m.peers != nil {
 		m.run(m.servePeers)
@@ -531,15 +539,11 @@ func (m *Member) truncateLogs(ctx context.Context) {
 	}
 }
 
-// catchUpEntries are kept in the log for members that are behind, so that these
-// need no snapshot: etcd's --snapshot-catchup-entries.
-const catchUpEntries = 5000
-
 // keepFor returns up to where a log may be truncated, if the state needs
 // nothing up to index.
 func (m *Member) keepFor(p *part, index uint64) uint64 {
 	if r := p.Replicas(); len(r.Voters)+len(r.Learners) <= 1 {
 		return index
 	}
-	return index - min(index, catchUpEntries)
+	return index - min(index, m.cfg.CatchUpEntries)
 }

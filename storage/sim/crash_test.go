@@ -162,9 +162,11 @@ func (l *lineage) recover(calls []*sim.Call, from, to int64) {
 			return (c.End > from || c.Unknown) && leaseOf(c.Op) == lease
 		})
 	}
-	err = (&sim.Replay{
-		Model: l.model, Calls: calls, UpTo: head, Witness: witness(target), Gaps: l.routes != nil,
-	}).Run()
+	again := &sim.Replay{Model: l.model, Calls: calls, UpTo: head, Witness: witness(target)}
+	if l.routes != nil {
+		again.Crash = from
+	}
+	err = again.Run()
 	if errors.Is(err, mvcc.ErrCompacted) {
 		l.tb.Skip("a compaction has taken what would show who wrote a revision")
 	}
@@ -233,6 +235,7 @@ func (l *lineage) exhaust(target *memberTarget, crew *crew) {
 	for range 100 {
 		for _, w := range crew.members {
 			if w.lost || w.call(&evaluate.Put{Key: []byte("s"), Value: big}).Unknown {
+				target.awaitFailure()
 				require.Error(l.tb, target.failed(), "the member waits for its disk without a word")
 				return
 			}

@@ -100,6 +100,19 @@ func (t *memberTarget) failed() error {
 	return t.broken
 }
 
+// awaitFailure waits until the member says that it failed: those who waited for it
+// learn of it first.
+func (t *memberTarget) awaitFailure() {
+	ctx, cancel := limited()
+	defer cancel()
+	if t.failed() == nil {
+		select {
+		case t.broken = <-t.failure:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // Close closes the member. A failed one may not come to an end.
 func (t *memberTarget) Close() error {
 	done := make(chan error, 1)

@@ -87,16 +87,18 @@ type Replay struct {
 	// Witness tells the events of a revision that no answered call has; nil
 	// says that there can be none.
 	Witness func(revision int64) ([]*mvccpb.Event, error)
-	// Gaps says that a revision may have no events although later ones do: of
-	// several groups a crash may take an earlier change, which nobody was told of,
-	// and leave a later one.
-	Gaps bool
+	// Crash, if not 0, is the moment of a crash that may have taken a change which
+	// nobody was told of before it, and left a later one of another group. What was
+	// answered afterwards may have seen it.
+	Crash int64
 
 	// queues are each worker's calls that have no place yet.
 	queues [][]*Call
 	// changed are the calls that must have made a revision.
 	changed map[int64]*Call
 	bounds  bounds
+	// gap says that the crash has taken a revision.
+	gap bool
 	// compacted are the compactions that a reader may see as the last one, as far
 	// as moments tell.
 	compacted []compaction
@@ -194,6 +196,9 @@ func changes(op evaluate.Op, res evaluate.Result) bool {
 // there is none.
 func (r *Replay) advance() (done bool, err error) {
 	revision := r.Model.revision + 1
+	if lost, err := r.lost(revision); lost || err != nil {
+		return false, err
+	}
 	if c := r.changed[revision]; c != nil {
 		if r.queues[c.Worker][0] != c {
 			return false, fmt.Errorf("sim: calls of one worker are out of order: the first has no place before the second\n%s\n%s",
@@ -221,6 +226,33 @@ func (r *Replay) advance() (done bool, err error) {
 	return r.witnessed(revision)
 }
 
+// lost says whether the crash has taken a revision, and leaves it out then.
+func (r *Replay) lost(revision int64) (bool, error) {
+	if r.Crash == 0 || revision >= r.UpTo {
+		return false, nil
+	}
+	// shown are the workers who were answered with it: after the crash, and so
+	// everything that they did later.
+	shown := make([]bool, len(r.queues))
+	for w, q := range r.queues {
+		shown[w] = len(q) > 0 && !q[0].Unknown && q[0].Err == nil && q[0].Result.Revision == revision
+		if shown[w] && q[0].End <= r.Crash {
+			return false, nil // it must be there
+		}
+	}
+	if events, err := r.Witness(revision); err != nil || len(events) > 0 {
+		return false, err
+	}
+	for w := range shown {
+		if shown[w] {
+			r.queues[w] = nil
+			maps.DeleteFunc(r.changed, func(_ int64, c *Call) bool { return c.Worker == w })
+		}
+	}
+	r.Model.revision, r.gap = revision, true
+	return true, nil
+}
+
 // made takes a call that has made a revision out of its queue.
 func (r *Replay) made(c *Call, revision int64) error {
 	if r.Model.revision != revision {
@@ -233,10 +265,6 @@ func (r *Replay) made(c *Call, revision int64) error {
 // witnessed finds the unanswered call that made a revision.
 func (r *Replay) witnessed(revision int64) (done bool, err error) {
 	events, err := r.Witness(revision)
-	if err == nil && len(events) == 0 && r.Gaps && revision < r.UpTo {
-		r.Model.revision = revision
-		return false, nil
-	}
 	if err != nil || len(events) == 0 {
 		return true, err
 	}
@@ -280,6 +308,9 @@ func (r *Replay) placeOne(c *Call) (bool, error) {
 	switch low, high := r.bounds.of(c); {
 	case c.Unknown:
 		return !evaluate.Writes(c.Op), nil
+	case r.gap && c.End > r.Crash && r.changed[c.Result.Revision] != c && (c.Err != nil || c.Result.Revision <= now):
+		_ = r.try(c) // it may have seen what was lost
+		return true, nil
 	case c.Err != nil:
 		if now < low {
 			return false, nil

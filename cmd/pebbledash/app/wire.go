@@ -58,6 +58,7 @@ func open(env *Env) (server, error) {
 		SpreadLeaders:  c.SpreadLeaders,
 		LaxReconfig:    !c.StrictReconfigCheck,
 		MaxLearners:    c.MaxLearners,
+		CatchUpEntries: c.CatchUpEntries,
 		Version:        ver,
 		TickInterval:   c.HeartbeatInterval,
 		ElectionTicks:  int(c.ElectionTimeout / c.HeartbeatInterval),

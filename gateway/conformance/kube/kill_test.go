@@ -21,6 +21,9 @@ const (
 	// killAfter is how many creations are acknowledged before each kill and
 	// after each recovery.
 	killAfter = 150
+	// storeTimeout is how long a request to a store without a leader may take: as
+	// in etcd, with its default election timeout.
+	storeTimeout = 7 * time.Second
 )
 
 // span is a piece of kube-apiserver's log.
@@ -149,6 +152,10 @@ func (c *cluster) killOnce(t *testing.T, what string, acked, seen *ledger, away 
 	c.waitSeen(t, acked, seen)
 	c.touchEverything(t)
 	c.report.measure(what+": every resource again, from store ready", now().Sub(up))
+	if len(c.store) > 1 {
+		// Another member answers in the end what it had handed to the leader.
+		waitFor(t, "requests to time out", func() bool { return now().Sub(began) > storeTimeout })
+	}
 	c.outages = append(c.outages, span{from, c.apiserver.logSize(t)})
 }
 

@@ -44,10 +44,10 @@ var (
 	beside = regexp.MustCompile(`^Skipping API .* because it has no resources|stream closed|client disconnected`)
 
 	// connectionLost is what may be said, in one way or another, while nobody
-	// listens where the store was.
+	// listens where the store was, or the leader is gone.
 	connectionLost = regexp.MustCompile(`(?i)connection refused|connection reset|connection error|error reading from server|` +
 		`transport is closing|\bEOF\b|code = Unavailable|context deadline exceeded|context canceled|DeadlineExceeded|timed out|` +
-		`broken pipe|use of closed network connection|no leader|timeout`)
+		`broken pipe|use of closed network connection|no leader|leader changed|timeout`)
 )
 
 // normalise strips from a message what differs from run to run. The order

@@ -66,6 +66,8 @@ type CompletedConfig struct {
 
 	// SnapshotCount is how many log entries are kept before the log is truncated.
 	SnapshotCount uint64
+	// CatchUpEntries are kept in each log for members that are behind.
+	CatchUpEntries uint64
 
 	Log LogConfig
 

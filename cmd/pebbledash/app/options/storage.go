@@ -39,7 +39,7 @@ func (o *StorageOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.Uint64Var(&o.SnapshotCount, "snapshot-count", o.SnapshotCount,
 		"Committed log entries after which the log may be truncated (0 for the default).")
 	fs.Uint64Var(&o.CatchUpEntries, "snapshot-catchup-entries", o.CatchUpEntries,
-		"Log entries kept for slow members when the log is truncated. Accepted, but of no effect.")
+		"Log entries kept for slow members when the log is truncated (0 for the default).")
 	fs.Int64Var(&o.QuotaBytes, "quota-backend-bytes", o.QuotaBytes,
 		"Most bytes that the store may hold. Accepted, but not yet enforced.")
 	fs.StringVar(&o.CompactionMode, "auto-compaction-mode", o.CompactionMode,
@@ -79,8 +79,9 @@ func (o *StorageOptions) applyTo(c *CompletedConfig) {
 	if c.SnapshotCount == 0 {
 		c.SnapshotCount = defaultSnapshotCount
 	}
-	if o.CatchUpEntries != defaultCatchUpCount {
-		c.Warnings = append(c.Warnings, "--snapshot-catchup-entries has no effect")
+	c.CatchUpEntries = o.CatchUpEntries
+	if c.CatchUpEntries == 0 {
+		c.CatchUpEntries = defaultCatchUpCount
 	}
 	if o.QuotaBytes != 0 {
 		c.Warnings = append(c.Warnings, "--quota-backend-bytes is not yet enforced")
