@@ -52,6 +52,7 @@ help:
 	@echo 'make simulate     $(CLUSTERS) simulated clusters through 20 schedules of faults each (CLUSTERS=... FIRST=...)'
 	@echo 'make mutants      bugs planted in a copy, which the simulation must find'
 	@echo 'make bench-quick  a short benchmark beside etcd'
+	@echo 'make bench-cluster  three members beside three of etcd (some 15 minutes)'
 	@echo 'make fuzz         each fuzz test for $(FUZZTIME) (FUZZTIME=...)'
 	@echo 'make clean        remove bin; data stays'
 
@@ -138,6 +139,10 @@ mutants:
 .PHONY: bench-quick
 bench-quick: build
 	benchmarks/run.sh
+
+.PHONY: bench-cluster
+bench-cluster: build
+	benchmarks/run.sh cluster
 
 .PHONY: fuzz
 fuzz:

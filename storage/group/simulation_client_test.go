@@ -73,7 +73,7 @@ func (k *call) begin(c *cluster, m *member) {
 	k.task.wait(always, func() {
 		done := func(res evaluate.Result, err error) { c.end(k, res, err) }
 		if k.kind == writes || k.kind == probes {
-			m.do(k.task, ctx, k.op, done)
+			m.do(ctx, k.task, k.op, done)
 		} else {
 			m.read(k.task, k.op, k.kind == readsSerializable, done)
 		}

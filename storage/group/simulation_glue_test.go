@@ -45,7 +45,7 @@ func (t *task) run() {
 }
 
 // do is member.Member.Do.
-func (m *member) do(t *task, ctx context.Context, op evaluate.Op, done func(evaluate.Result, error)) {
+func (m *member) do(ctx context.Context, t *task, op evaluate.Op, done func(evaluate.Result, error)) {
 	var res evaluate.Result
 	m.asSequencer(t, func(tried func(error)) {
 		set := func(r evaluate.Result, err error) {
@@ -53,9 +53,9 @@ func (m *member) do(t *task, ctx context.Context, op evaluate.Op, done func(eval
 			tried(err)
 		}
 		if m.reigning {
-			m.doHere(t, ctx, op, set)
+			m.doHere(ctx, t, op, set)
 		} else {
-			m.doThere(t, ctx, op, set)
+			m.doThere(ctx, t, op, set)
 		}
 	}, func(err error) { done(res, err) })
 }
@@ -74,10 +74,10 @@ func (m *member) asSequencer(t *task, try func(tried func(error)), done func(err
 }
 
 // doHere is do at the sequencer.
-func (m *member) doHere(t *task, ctx context.Context, op evaluate.Op, done func(evaluate.Result, error)) {
+func (m *member) doHere(ctx context.Context, t *task, op evaluate.Op, done func(evaluate.Result, error)) {
 	mask := m.needs(op)
 	if bits.OnesCount64(uint64(mask)) != 1 {
-		m.cross(t, ctx, op, done)
+		m.cross(ctx, t, op, done)
 		return
 	}
 	p, err := m.groups[bits.TrailingZeros64(uint64(mask))].Propose(ctx, op, evaluate.Size(op))
@@ -90,7 +90,7 @@ func (m *member) doHere(t *task, ctx context.Context, op evaluate.Op, done func(
 		c, compacts := op.(*evaluate.Compact)
 		switch {
 		case errors.Is(err, evaluate.ErrCrossing):
-			m.cross(t, ctx, op, done)
+			m.cross(ctx, t, op, done)
 		case compacts && err == nil:
 			t.wait(func() bool { return m.line.Closed() >= c.Revision }, func() {
 				m.compact()
@@ -103,7 +103,7 @@ func (m *member) doHere(t *task, ctx context.Context, op evaluate.Op, done func(
 }
 
 // cross is reign.Reign.Do, which needs a goroutine to wait in.
-func (m *member) cross(t *task, ctx context.Context, op evaluate.Op, done func(evaluate.Result, error)) {
+func (m *member) cross(ctx context.Context, t *task, op evaluate.Op, done func(evaluate.Result, error)) {
 	var res evaluate.Result
 	var err error
 	var over atomic.Bool
@@ -116,7 +116,7 @@ func (m *member) cross(t *task, ctx context.Context, op evaluate.Op, done func(e
 }
 
 // doThere has the sequencer do it, and waits until this member shows it.
-func (m *member) doThere(t *task, ctx context.Context, op evaluate.Op, done func(evaluate.Result, error)) {
+func (m *member) doThere(ctx context.Context, t *task, op evaluate.Op, done func(evaluate.Result, error)) {
 	m.call(t, &remoteCall{ctx: ctx, op: op}, func(k *remoteCall) {
 		if k.err != nil {
 			done(evaluate.Result{}, k.err)

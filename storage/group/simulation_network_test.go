@@ -258,7 +258,7 @@ func (m *member) serve(k *remoteCall) {
 	}
 	t := m.newTask()
 	if k.op != nil {
-		m.doHere(t, k.ctx, k.op, func(res evaluate.Result, err error) { answer(&reply{res: res, err: err}) })
+		m.doHere(k.ctx, t, k.op, func(res evaluate.Result, err error) { answer(&reply{res: res, err: err}) })
 		return
 	}
 	m.pointHere(t, k.mask, func(p revline.Point, err error) { answer(&reply{point: p, err: err}) })

@@ -225,7 +225,7 @@ func (m *Member) Compacted() int64 { return m.space.Compacted() }
 // revision from from to to, both included, in revision order and without
 // PrevKv. It returns mvcc.ErrCompacted, before the first call, if from is below
 // the compacted revision, and what fn returned if that ended it.
-// REQUIRES: to <= Closed()
+// REQUIRES: to is closed.
 func (m *Member) Changes(
 	ctx context.Context, key, end []byte, from, to int64, fn func(*mvccpb.Event) error,
 ) error {

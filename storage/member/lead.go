@@ -135,10 +135,12 @@ func (g *guide) checkDisk() {
 }
 
 // checkReign gives core's lead away if this member leads it and can't begin to
-// reign: it lags far behind in another group, or has no replica of it yet.
+// reign, or can't do so in all groups: it lags far behind in another one, has no
+// replica of it yet, or none any more, because the sequencer before was about to
+// remove this member.
 func (g *guide) checkReign() {
 	m := g.m
-	if m.core.Status().Leader != m.id.MemberID || m.reigning.Load() {
+	if m.core.Status().Leader != m.id.MemberID || m.reigning.Load() && m.isInAll() {
 		g.waiting = 0
 		return
 	}
@@ -147,9 +149,14 @@ func (g *guide) checkReign() {
 	}
 	g.waiting = 0
 	if to := m.successor(); to != 0 {
-		m.cfg.Logger.Warn("this member leads core and can not become the sequencer, giving the lead away", "to", FormatID(to))
+		m.cfg.Logger.Warn("this member leads core and can not be the sequencer of all groups, giving the lead away", "to", FormatID(to))
 		m.core.GiveLead(to)
 	}
+}
+
+// isInAll says whether this member has a replica of every group.
+func (m *Member) isInAll() bool {
+	return !slices.ContainsFunc(m.parts, func(p *part) bool { return !p.Replicas().Has(m.id.MemberID) })
 }
 
 // successor returns the voter that should lead after this one: the connected one

@@ -22,7 +22,6 @@ func rawVersion(key string, main, sub int64) []byte {
 
 // TestDamagedMeta opens stores whose own records make no sense.
 func TestDamagedMeta(t *testing.T) {
-	const n = "\x00\x00\x00\x00\x00\x00\x00"
 	for _, c := range []struct{ name, row, value, want string }{
 		{"short applied index", "applied", "short", "bad row of the applied index"},
 		{"short compacted revision", "compacted", "\x05", "bad row compacted"},

@@ -247,6 +247,10 @@ func formatOutcome(out mvcc.Outcome) string {
 			fmt.Fprintf(&b, "lease %d revoked\n", l.ID)
 		case mvcc.LeaseCheckpointed:
 			fmt.Fprintf(&b, "lease %d has %d s left\n", l.ID, l.Remaining)
+		case mvcc.LeaseJoined:
+			fmt.Fprintf(&b, "lease %d joined by group %d\n", l.ID, l.Group)
+		case mvcc.LeaseLeft:
+			fmt.Fprintf(&b, "lease %d left by group %d\n", l.ID, l.Group)
 		}
 	}
 	if out.Compacted != 0 {

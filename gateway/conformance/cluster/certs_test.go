@@ -26,7 +26,7 @@ type authority struct{ folder string }
 // newAuthority makes the files ca.crt, member.crt and member.key.
 func newAuthority(t *testing.T, within string) *authority {
 	t.Helper()
-	folder, err := os.MkdirTemp(within, "certs-")
+	folder, err := os.MkdirTemp(within, "certs-") //nolint:usetesting // below within, which several share
 	require.NoError(t, err)
 	a := &authority{folder}
 	valid := clock.Real{}.Now()

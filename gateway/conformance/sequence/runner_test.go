@@ -226,7 +226,7 @@ func (r *runner) follow(st step, a answer) error {
 	}
 	res, err := r.model.Do(st.op)
 	if (err != nil) != (a.err != nil) {
-		return fmt.Errorf("%v: the model says %v, etcd says %v", st, err, a.err)
+		return fmt.Errorf("%v: the model says %w, etcd says %w", st, err, a.err)
 	}
 	if err == nil && revisionOf(a.resp) != res.Revision {
 		return fmt.Errorf("%v: the model says revision %d, etcd says %v", st, res.Revision, a)
