@@ -7,7 +7,7 @@
 set -euo pipefail
 
 main() {
-	local here root work clusters=${1:-200} patch name out failed=0
+	local here root clusters=${1:-200} patch name out failed=0
 	here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 	root=$(cd "$here/../.." && pwd -P)
 	work=$(mktemp -d)
@@ -30,7 +30,7 @@ main() {
 			continue
 		fi
 		printf '%-24s %-10s %s\n' "$name" \
-			"$(grep -o 'seed=[0-9]*' <<<"$out" | tail -1 | tr -dc 0-9)" \
+			"$(grep -o 'FAIL: TestSimulation/seed=[0-9]*' <<<"$out" | head -1 | tr -dc 0-9)" \
 			"$(grep -A1 'steps after its begin' <<<"$out" | sed -n 2p | sed 's/^ *//' | cut -c1-90)"
 	done
 	return "$failed"

@@ -54,6 +54,7 @@ func do(t *testing.T, m *member.Member, op evaluate.Op) evaluate.Result {
 func TestRestartKeepsEverything(t *testing.T) { bothRoutes(t, testRestartKeepsEverything) }
 
 func testRestartKeepsEverything(t *testing.T, routes *route.Table) {
+	t.Helper()
 	fs := engine.NewMem()
 	m := start(t, fs, routes)
 	require.EqualValues(t, 1, m.Revision())
@@ -105,6 +106,7 @@ func testRestartKeepsEverything(t *testing.T, routes *route.Table) {
 // start goes on from there.
 func TestPowerLostInTheFirstStart(t *testing.T) {
 	bothRoutes(t, func(t *testing.T, routes *route.Table) {
+		t.Helper()
 		for at := int64(1); ; at += 3 {
 			mem := engine.NewCrashableMem()
 			rng := rand.New(rand.NewPCG(uint64(at), 0))
