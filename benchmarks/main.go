@@ -71,8 +71,12 @@ var (
 	singleShapes = []workload.Shape{{Conns: 1, Clients: 1}, {Conns: 8, Clients: 64}, {Conns: 32, Clients: 512}}
 	// Numbers of connections that three members share evenly.
 	clusterShapes = []workload.Shape{
-		{Conns: 1, Clients: 1}, {Conns: 9, Clients: 64}, {Conns: 33, Clients: 512},
-		{Conns: 1, Clients: 1, Leader: true}, {Conns: 9, Clients: 64, Leader: true}, {Conns: 33, Clients: 512, Leader: true},
+		{Conns: 1, Clients: 1},
+		{Conns: 9, Clients: 64},
+		{Conns: 33, Clients: 512},
+		{Conns: 1, Clients: 1, Leader: true},
+		{Conns: 9, Clients: 64, Leader: true},
+		{Conns: 33, Clients: 512, Leader: true},
 	}
 )
 

@@ -1,6 +1,8 @@
 package revline
 
 import (
+	"fmt"
+
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/pebbledash/pebbledash/storage/mvcc"
@@ -84,6 +86,9 @@ func (m *merge) take(closed int64) (events []*mvccpb.Event, restored int64) {
 			return events, restored
 		}
 		n := q.upTo(upTo)
+		if n == 0 {
+			panic(fmt.Sprintf("revline: two groups have changed something at %d.%d", upTo.main, upTo.sub))
+		}
 		if events == nil {
 			events = q.events[:n:n]
 		} else {

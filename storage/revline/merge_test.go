@@ -19,9 +19,8 @@ type history struct {
 	t    *testing.T
 	rng  *rand.Rand
 	line *Line
-	// truth are all events, in order; names have their revision and sub.
+	// truth are all events, in order.
 	truth []*mvccpb.Event
-	names []string
 	// entries are what each group has to apply, of which at has been.
 	entries [][]change
 	at      []int
@@ -285,4 +284,19 @@ func TestReignsPublish(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMergeOfTheSamePlace: two groups can't have made the same change; going on
+// would publish it twice.
+func TestMergeOfTheSamePlace(t *testing.T) {
+	r := newRig(2, nil)
+	for g := range mvcc.GroupID(2) {
+		r.groups[g].Revision = 5
+		r.Applied(g+1, r.groups[g], &mvcc.Outcome{
+			Events: []*mvccpb.Event{{Kv: &mvccpb.KeyValue{ModRevision: 5}}}, Subs: []uint32{3},
+		})
+	}
+	require.PanicsWithValue(t, "revline: two groups have changed something at 5.3", func() {
+		r.Promised(Promise{Closed: 5, Indexes: []uint64{1, 1}})
+	})
 }
