@@ -191,11 +191,12 @@ func NewHub(cfg Config) *Hub {
 // that Source.Closed grows, Publish follows.
 func (h *Hub) Publish(events []*mvccpb.Event, revision int64) {
 	h.publishMu.Lock()
-	h.window.publish(events, revision)
+	extended := h.window.publish(events, revision)
 	h.publishMu.Unlock()
 	// NB: the batch is stored before watchers is loaded, and Add does it the
-	// other way round: one of them sees the other.
-	if h.watchers.Load() > 0 {
+	// other way round: one of them sees the other. With nobody there the hub moves
+	// on all the same, now and then: its place keeps alive what follows it.
+	if extended || h.watchers.Load() > 0 {
 		h.rouse()
 	}
 }
@@ -343,9 +344,13 @@ func (h *Hub) pass() (more bool) {
 func (h *Hub) advance() (more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.at.seg.evicted.Load() {
+	switch {
+	case h.index.empty():
+		h.dropOldLocked(len(h.logs) - h.logsAt)
+		h.skipToTailLocked()
+	case h.at.seg.evicted.Load():
 		h.overrunLocked()
-	} else {
+	default:
 		h.appendLocked()
 	}
 	h.passing = true

@@ -3,8 +3,11 @@ package watchcache
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+	"weak"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -382,6 +385,24 @@ func TestLogsFollowWindow(t *testing.T) {
 	}
 	require.Len(t, r.drain(slow), 50)
 	require.Zero(t, r.hub.behind.Load())
+}
+
+// What the window has dropped is gone, also where nobody watches.
+func TestNobodyWatches(t *testing.T) {
+	hub, store := NewHub(Config{WindowBytes: 10 * eventOverhead}), newFakeStore()
+	hub.Start(store, 1)
+	defer hub.Close()
+	r := &rig{t, store, hub}
+	require.Eventually(t, hub.asleep.Load, 10*time.Second, time.Millisecond)
+	first := weak.Make(hub.window.segments[0])
+	for i := range 4 * segmentBatches {
+		r.put(fmt.Sprintf("a=%d", i))
+	}
+	require.Eventually(t, func() bool {
+		runtime.GC()
+		return first.Value() == nil
+	}, 10*time.Second, time.Millisecond)
+	require.Zero(t, hub.overruns.Load())
 }
 
 // The hub was overrun: everybody catches up, whatever they had read.

@@ -109,8 +109,9 @@ type window struct {
 	segments []*segment
 }
 
-// publish appends a batch. For the publisher.
-func (w *window) publish(events []*mvccpb.Event, revision int64) {
+// publish appends a batch, and says whether that took a new segment. For the
+// publisher.
+func (w *window) publish(events []*mvccpb.Event, revision int64) (extended bool) {
 	if w.last == nil {
 		base := revision
 		if len(events) > 0 {
@@ -124,7 +125,7 @@ func (w *window) publish(events []*mvccpb.Event, revision int64) {
 		events = events[1:]
 	}
 	if revision <= before {
-		return
+		return false
 	}
 	b := batch{revision: revision}
 	size := 0
@@ -140,7 +141,7 @@ func (w *window) publish(events []*mvccpb.Event, revision int64) {
 	n := seg.n.Load()
 	if n == segmentBatches || n > 0 && seg.bytes >= w.maxBytes/8 {
 		seg = w.extend(seg, before)
-		n = 0
+		n, extended = 0, true
 	}
 	seg.batches[n] = b
 	seg.bytes += int64(size)
@@ -149,6 +150,7 @@ func (w *window) publish(events []*mvccpb.Event, revision int64) {
 	w.events.Add(int64(len(b.events)))
 	w.published.Store(revision)
 	seg.n.Store(n + 1)
+	return extended
 }
 
 // extend adds a segment behind seg and drops old ones if there is too much.
