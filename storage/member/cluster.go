@@ -147,6 +147,9 @@ type memberChange struct {
 	// about the name and the client URLs.
 	Promote bool `json:"promote,omitempty"`
 	Publish bool `json:"publish,omitempty"`
+	// Again says that nobody knows what came of an attempt before: what it may have
+	// made is no reason to refuse.
+	Again bool `json:"again,omitempty"`
 }
 
 // MemberAdd adds a member with these peer URLs, which must be as ParseURLs
@@ -178,15 +181,28 @@ func (m *Member) MemberPromote(ctx context.Context, id uint64) ([]Info, error) {
 }
 
 // changeMembers has the sequencer make a change, and returns the members after
-// it.
+// it. A change of the members often takes the sequencer's lead, or the connection
+// to it, away: it is asked for again, of whoever reigns then.
 func (m *Member) changeMembers(ctx context.Context, change memberChange) ([]Info, error) {
-	payload, err := json.Marshal(change)
-	if err != nil {
-		return nil, err
-	}
-	reply, err := m.atSequencer(ctx, methodMembers, payload)
-	if err != nil {
-		return nil, err
+	ctx, cancel := m.bounded(ctx)
+	defer cancel()
+	var reply []byte
+	for {
+		payload, err := json.Marshal(change)
+		if err != nil {
+			return nil, err
+		}
+		reply, err = m.atSequencer(ctx, methodMembers, payload)
+		if err == nil {
+			break
+		}
+		if errors.Is(m.Err(), ErrRemoved) && change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID {
+			return m.Members(), nil // it was made: core lets go last
+		}
+		if !errors.Is(err, group.ErrLeaderChanged) || ctx.Err() != nil {
+			return nil, err
+		}
+		change.Again = true
 	}
 	var answer membersAnswer
 	if err := json.Unmarshal(reply, &answer); err != nil {
@@ -214,31 +230,10 @@ func (m *Member) serveMembers(ctx context.Context, payload []byte) ([]byte, erro
 	if !m.reigning.Load() {
 		return nil, group.ErrNotSequencer
 	}
-	if err := m.checkChange(ctx, &change); err != nil {
-		return nil, err
-	}
-	if change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID {
-		// Who removes stays: it has applied the removal in every group before the
-		// member that goes stops, which may have been needed to commit it. Of two
-		// members the other might never learn that it was.
-		if to := m.successor(); to != 0 {
-			m.core.GiveLead(to)
-			return nil, group.ErrNotSequencer
-		}
-	}
-	// What a change before has left is finished first. Who comes does so in core
-	// first, and who goes leaves core last: so core's members are there to reach
-	// the quorum of every other group (storage/PROTOCOL.md, 8).
-	if err := m.followInAll(ctx, m.core.Replicas()); err != nil {
-		return nil, err
-	}
-	if change.Kind == group.RemoveReplica {
-		if err := m.followInAll(ctx, m.core.Replicas().Without(change.Info.ID)); err != nil {
+	if !change.Again || !m.isMade(change) {
+		if err := m.makeChange(ctx, change); err != nil {
 			return nil, err
 		}
-	}
-	if err := m.changeCore(ctx, change); err != nil {
-		return nil, err
 	}
 	if err := m.followInAll(ctx, m.core.Replicas()); err != nil {
 		return nil, err
@@ -248,6 +243,52 @@ func (m *Member) serveMembers(ctx context.Context, payload []byte) ([]byte, erro
 		answer.Learners = append(answer.Learners, i.IsLearner)
 	}
 	return json.Marshal(answer)
+}
+
+// isMade says whether core has a change, except another row of a member, which may
+// be written again.
+func (m *Member) isMade(change memberChange) bool {
+	r, id := m.core.Replicas(), change.Info.ID
+	switch change.Kind {
+	case group.AddVoter:
+		return slices.Contains(r.Voters, id)
+	case group.AddLearner:
+		return slices.Contains(r.Learners, id)
+	case group.RemoveReplica:
+		m.cluster.mu.Lock()
+		defer m.cluster.mu.Unlock()
+		return m.cluster.removed[id]
+	default:
+		return false
+	}
+}
+
+// makeChange makes a change in core, and in every group what must come before.
+func (m *Member) makeChange(ctx context.Context, change memberChange) error {
+	if err := m.checkChange(ctx, &change); err != nil {
+		return err
+	}
+	if change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID {
+		// Who removes stays: it has applied the removal in every group before the
+		// member that goes stops, which may have been needed to commit it. Of two
+		// members the other might never learn that it was.
+		if to := m.successor(); to != 0 {
+			m.core.GiveLead(to)
+			return group.ErrNotSequencer
+		}
+	}
+	// What a change before has left is finished first. Who comes does so in core
+	// first, and who goes leaves core last: so core's members are there to reach
+	// the quorum of every other group (storage/PROTOCOL.md, 8).
+	if err := m.followInAll(ctx, m.core.Replicas()); err != nil {
+		return err
+	}
+	if change.Kind == group.RemoveReplica {
+		if err := m.followInAll(ctx, m.core.Replicas().Without(change.Info.ID)); err != nil {
+			return err
+		}
+	}
+	return m.changeCore(ctx, change)
 }
 
 // checkChange refuses what etcd refuses, and fills in what the change leaves as
@@ -520,8 +561,13 @@ func (m *Member) checkPromote(ctx context.Context, learner Info) error {
 }
 
 // publish tells the cluster this member's name and client URLs, as soon as
-// somebody reigns.
+// somebody reigns. Before that is done, the member is not ready: who lists the
+// members of a cluster that has started finds where they are.
 func (m *Member) publish(ctx context.Context) {
+	defer func() {
+		m.published.Store(true)
+		m.maybeReady()
+	}()
 	for ctx.Err() == nil {
 		self, found := find(m.Members(), m.id.MemberID)
 		if found && self.Name == m.cfg.Name && slices.Equal(self.ClientURLs, m.cfg.ClientURLs) {

@@ -155,7 +155,10 @@ type Member struct {
 	reigning atomic.Bool
 	// firstPromise is the closed revision of the first promise that has come.
 	firstPromise atomic.Int64
-	ready        chan struct{}
+	// hasReigned says that this member was the sequencer; published that the cluster
+	// knows its name and client URLs.
+	hasReigned, published atomic.Bool
+	ready                 chan struct{}
 	// readyOnce closes ready.
 	readyOnce sync.Once
 	// ticks counts the ticks of guideLeads; heard has, for each other member, the
@@ -371,11 +374,13 @@ func (m *Member) advanced(int64) {
 	m.maybeReady()
 }
 
-// maybeReady says that the member can serve, once it has what was closed when it
-// first heard of the sequencer.
+// maybeReady says that the member can serve, once it has reigned, or has what was
+// closed when it first heard of the sequencer, and the cluster knows where it is.
 func (m *Member) maybeReady() {
-	if first := m.firstPromise.Load(); first > 0 && m.line.Closed() >= first {
-		m.setReady()
+	first := m.firstPromise.Load()
+	current := m.hasReigned.Load() || first > 0 && m.line.Closed() >= first
+	if current && m.published.Load() {
+		m.readyOnce.Do(func() { close(m.ready) })
 	}
 }
 
@@ -449,10 +454,9 @@ func (m *Member) Err() error {
 	return nil
 }
 
-// Ready is closed when the member has first known of a sequencer that serves.
+// Ready is closed when the member has first known of a sequencer that serves, and
+// the cluster knows its name and client URLs.
 func (m *Member) Ready() <-chan struct{} { return m.ready }
-
-func (m *Member) setReady() { m.readyOnce.Do(func() { close(m.ready) }) }
 
 // Close stops the member. Requests under way get group.ErrStopped. The state is
 // flushed, so that the next start has little to replay. A member that reigns

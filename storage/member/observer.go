@@ -79,7 +79,8 @@ func (m *Member) begun(uint64) {
 		extend = 0
 	}
 	m.leases.Promote(extend)
-	m.setReady()
+	m.hasReigned.Store(true)
+	m.maybeReady()
 	m.news.tell()
 }
 

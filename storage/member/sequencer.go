@@ -139,7 +139,7 @@ func (m *Member) call(ctx context.Context, method byte, payload []byte) ([]byte,
 	ctx, cancel := m.bounded(ctx)
 	defer cancel()
 	reply, err := m.peers.Call(ctx, leader, method, payload)
-	if err != nil && ctx.Err() != nil {
+	if err != nil && (ctx.Err() != nil || m.stopCtx.Err() != nil) {
 		return nil, m.cause(ctx)
 	}
 	if err != nil {

@@ -44,8 +44,6 @@ type outbound struct {
 	url   string
 	since time.Time
 	calls callTable
-	// abandoned says that we closed it because its URL is no longer the member's.
-	abandoned atomic.Bool
 }
 
 func newPeer(t *Transport, id uint64, urls []string) *peer {
@@ -61,7 +59,9 @@ func newPeer(t *Transport, id uint64, urls []string) *peer {
 	return p
 }
 
-// setURLs changes the URLs. A connection to one that is no longer there is ended.
+// setURLs changes the URLs. A connection that is there stays, wherever it leads: it
+// is the member's, which has proved who it is, and may carry the very call whose
+// effect the new URLs are.
 func (p *peer) setURLs(urls []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -69,9 +69,6 @@ func (p *peer) setURLs(urls []string) {
 		return
 	}
 	p.urls = urls
-	if s := p.session.Load(); s != nil && !slices.Contains(urls, s.url) {
-		s.abandon()
-	}
 	p.kick()
 }
 
@@ -113,7 +110,7 @@ func (p *peer) run() {
 			if p.ctx.Err() != nil {
 				return
 			}
-			gone = !s.abandoned.Load()
+			gone = true
 			if p.t.clock.Since(s.since) >= p.t.cfg.RedialMax {
 				// It broke and did not just fail to begin: see at once whether
 				// somebody is there.
@@ -253,9 +250,6 @@ func (p *peer) begin(s *outbound) {
 		p.notice = notice{}
 	}
 	p.session.Store(s)
-	if !slices.Contains(p.urls, s.url) { // They were changed while it was dialed.
-		s.abandon()
-	}
 }
 
 // end fails what waits in s.
@@ -269,11 +263,6 @@ func (p *peer) end(s *outbound, cause error) {
 	}
 	p.dropped.Add(float64(lost))
 	s.calls.close(cause)
-}
-
-func (s *outbound) abandon() {
-	s.abandoned.Store(true)
-	s.cut()
 }
 
 // take takes what comes back.

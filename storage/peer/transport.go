@@ -222,7 +222,8 @@ func (t *Transport) Close() {
 }
 
 // SetPeer adds a member, or changes its URLs, at any of which it may be. It is
-// connected to in the background, and again whenever the connection breaks.
+// connected to in the background, and again whenever the connection breaks. A
+// connection that is there stays when the URLs change.
 func (t *Transport) SetPeer(id uint64, urls []string) {
 	urls = slices.Clone(urls)
 	t.mu.Lock()

@@ -387,18 +387,26 @@ func TestBrokenConnectionIsNotLost(t *testing.T) {
 // TestOtherURLs moves a member, and has some of its URLs lead nowhere.
 func TestOtherURLs(t *testing.T) {
 	a := start(t, 1, &handler{}, func(c *peer.Config) { c.DialTimeout = 50 * time.Millisecond })
-	b := start(t, 2, &handler{})
+	moved := make(chan string, 1)
+	b := start(t, 2, &handler{call: func(context.Context, uint64, byte, []byte) ([]byte, error) {
+		a.SetPeer(2, []string{<-moved})
+		return nil, nil
+	}})
 	nowhere := start(t, 9, &handler{})
 	nowhere.Close()
 	a.SetPeer(2, []string{nowhere.url, "ftp://x:1", "https://127.0.0.1:1", "http://nothing", silent(t), b.url})
 	a.expect(t, "connected 2")
+	// It stays connected, and what is under way comes about.
 	p := newProxy(t, b)
-	a.SetPeer(2, []string{p.url})
-	a.expect(t, "connected 2")
-	a.SetPeer(2, []string{p.url, b.url}) // The one in use is still there.
+	moved <- p.url
 	_, err := a.Call(t.Context(), 2, 1, nil)
 	require.NoError(t, err)
 	require.Empty(t, a.h.events)
+	// The next time it is there.
+	b.RemovePeer(1)
+	a.expect(t, "connected 2")
+	p.cut()
+	a.expect(t, "connected 2")
 	a.SetPeer(1, []string{b.url}) // Itself.
 	require.Empty(t, a.h.events)
 }

@@ -53,9 +53,9 @@ func TestReign(t *testing.T) {
 	r.begin()
 	require.EqualValues(t, 5, r.must(everywhere("z")).Revision)
 	// Another member's fence ends it, in whatever group.
-	r.Reign.Fenced(2, epoch, 0) // an old one does not
+	r.Fenced(2, epoch, 0) // an old one does not
 	require.EqualValues(t, 1, r.ends.Load())
-	r.Reign.Fenced(2, epoch+10, 0)
+	r.Fenced(2, epoch+10, 0)
 	require.EqualValues(t, 2, r.ends.Load())
 	require.Zero(t, r.begun.Load())
 }
@@ -611,7 +611,7 @@ func TestPowerLostBetweenDecisionAndParts(t *testing.T) {
 		if ok {
 			require.Equal(t, fmt.Sprint(n+1), rev)
 		}
-		require.EqualValues(t, max(n+1, 1), r.line.Present())
+		require.Equal(t, max(n+1, 1), r.line.Present())
 		require.Equal(t, r.line.Present(), r.line.Closed())
 		if n > 8 {
 			attached, err := r.space.LeaseKeys(7)
