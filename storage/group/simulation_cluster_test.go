@@ -265,7 +265,7 @@ func (c *cluster) step() {
 		c.tick()
 	case f.some > 0 && len(f.kinds) > 0 && c.rng.IntN(f.some) == 0:
 		f.kinds[c.rng.IntN(len(f.kinds))](c)
-	case f.request > 0 && c.rng.IntN(f.request) == 0 && len(c.open) < 12:
+	case f.request > 0 && c.rng.IntN(f.request) == 0:
 		c.request()
 	default:
 		c.look()
@@ -328,13 +328,28 @@ func (c *cluster) tick() {
 	}
 }
 
-// request sends something to some member.
+// maxOpen bounds the calls at a member that are not answered.
+const maxOpen = 6
+
+// request sends something to some member. Where more than one think that they
+// reign, it is most often one of those.
 func (c *cluster) request() {
-	var up []*member
+	open := map[*member]int{}
+	for _, k := range c.open {
+		open[k.task.at]++
+	}
+	var up, reigning []*member
 	for _, m := range c.members {
-		if m.up {
-			up = append(up, m)
+		if !m.up || open[m] >= maxOpen {
+			continue
 		}
+		up = append(up, m)
+		if m.reigning {
+			reigning = append(reigning, m)
+		}
+	}
+	if len(reigning) > 1 && c.rng.IntN(4) > 0 {
+		up = reigning
 	}
 	if len(up) == 0 {
 		return

@@ -25,7 +25,7 @@ func (c *cluster) plan() {
 		(*cluster).crash, (*cluster).crashAll, (*cluster).restart, (*cluster).restart, (*cluster).stopOne,
 		(*cluster).cutOne, (*cluster).cutSome, (*cluster).mend, (*cluster).breakConnection,
 		(*cluster).pauseMember, (*cluster).pausePart, (*cluster).pausePart, (*cluster).pausePart, (*cluster).holdLink,
-		(*cluster).moveLead, (*cluster).moveLead, (*cluster).standForCore,
+		(*cluster).moveLead, (*cluster).moveLead, (*cluster).standForCore, (*cluster).depose,
 		(*cluster).flush, (*cluster).truncate, (*cluster).truncate, (*cluster).scrub, (*cluster).impatience,
 	}
 	if c.reconfigures {
@@ -270,6 +270,32 @@ func (c *cluster) standForCore() {
 	}
 }
 
+// depose has another member reign, and the one that did not hear of it: it goes on
+// as if nothing had happened, and is asked (request).
+func (c *cluster) depose() {
+	m := c.one(func(m *member) bool { return m.up && m.reigning })
+	if m == nil {
+		return
+	}
+	other := c.one(func(o *member) bool { return o.up && o != m })
+	if other == nil {
+		return
+	}
+	c.tally.Cuts++
+	c.trace("member %d is deposed by %d, and not told", m.id, other.id)
+	for _, o := range c.members {
+		if o != m {
+			c.net.cutOff(m.id, o.id, true)
+			c.net.cutOff(o.id, m.id, true)
+		}
+	}
+	for g, h := range other.groups {
+		if g == 0 || c.rng.IntN(2) == 0 {
+			h.TakeLead(true)
+		}
+	}
+}
+
 // flush has what a member has applied survive a crash.
 func (c *cluster) flush() {
 	if m := c.likely(); m != nil {
@@ -374,7 +400,6 @@ func (c *cluster) until(what string, is func() bool) {
 		if c.tally.Ticks > limit {
 			violated("%s: %s", what, c.describe())
 		}
-		c.dismiss()
 		for _, m := range c.members {
 			if !m.up && !m.gone {
 				m.open()

@@ -316,6 +316,7 @@ func (m *member) tick() {
 	if m.c.faults.guided {
 		m.look()
 	}
+	m.meetRefusal()
 	m.promise()
 	m.checkReign()
 	m.followCore()
@@ -354,7 +355,8 @@ func (m *member) look() {
 }
 
 func (m *member) checkReign() {
-	if m.core().Status().Leader != m.id || m.reigning {
+	inAll := !slices.ContainsFunc(m.groups, func(h *group.Hand) bool { return !h.Replicas().Has(m.id) })
+	if m.core().Status().Leader != m.id || m.reigning && inAll {
 		m.guide.waiting = 0
 		return
 	}

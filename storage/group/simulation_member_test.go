@@ -267,10 +267,23 @@ func (m *member) needs(op evaluate.Op) revline.Mask {
 	return mask
 }
 
-// loadMembers reads from core's state who was removed.
+// loadMembers reads from core's state who was removed. Who is refused must not be
+// forgotten.
 func (m *member) loadMembers() {
+	before := m.removed
 	must(m.stores[0].Members(func(id uint64, row []byte) { m.removed[id] = len(row) == 0 }))
-	m.gone = m.removed[m.id]
+	if before != m.removed {
+		must(m.state.Flush())
+	}
+}
+
+// meetRefusal has a member that was removed stop when it talks with one that knows.
+func (m *member) meetRefusal() {
+	for _, o := range m.c.members {
+		if o.up && o.removed[m.id] && !m.c.net.links[m.id][o.id].cut && !m.c.net.links[o.id][m.id].cut {
+			m.gone = true
+		}
+	}
 }
 
 func (m *member) revisions() []int64 {

@@ -179,28 +179,6 @@ func (c *cluster) admit(r group.Replicas) {
 	}
 }
 
-// dismiss stops those members that were removed and have not heard of it, as
-// their operator does.
-func (c *cluster) dismiss() {
-	var newest *member
-	for _, m := range c.members {
-		if m.up && (newest == nil || m.core().AppliedIndex() > newest.core().AppliedIndex()) {
-			newest = m
-		}
-	}
-	if newest == nil {
-		return
-	}
-	r := newest.core().Replicas()
-	for _, m := range c.members {
-		if m.up && !r.Has(m.id) && newest.removed[m.id] {
-			c.trace("member %d is stopped for good", m.id)
-			m.gone = true
-			m.end()
-		}
-	}
-}
-
 // followCore brings the groups' replicas to core's wherever they differ.
 func (m *member) followCore() {
 	if !m.reigning || m.changing {

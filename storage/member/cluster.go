@@ -80,7 +80,10 @@ func (m *Member) founders() ([]uint64, map[uint64][]byte, error) {
 	return ids, rows, nil
 }
 
-// loadMembers reads the members from core's state, and connects to them.
+// loadMembers reads the members from core's state, and connects to them. Who was
+// removed is refused from now on, and so told. It stops then, and nobody can ask it
+// for a vote any more, or how far a group's log is committed: that it was removed must
+// not be forgotten here.
 func (m *Member) loadMembers() error {
 	var members []Info
 	removed := map[uint64]bool{}
@@ -101,6 +104,14 @@ func (m *Member) loadMembers() error {
 	}
 	c := &m.cluster
 	c.mu.Lock()
+	news := len(removed) > len(c.removed)
+	c.mu.Unlock()
+	if news {
+		if err := m.flushState(); err != nil {
+			return err
+		}
+	}
+	c.mu.Lock()
 	c.members, c.removed = members, removed
 	c.mu.Unlock()
 	if m.peers != nil {
@@ -113,8 +124,12 @@ func (m *Member) loadMembers() error {
 			}
 		}
 	}
-	if removed[m.id.MemberID] {
+	switch {
+	case !removed[m.id.MemberID]:
+	case len(members) == 0:
 		m.fail(ErrRemoved)
+	case news:
+		m.cfg.Logger.Info("this member was removed from the cluster, and stops when another says so")
 	}
 	return nil
 }
@@ -196,8 +211,8 @@ func (m *Member) changeMembers(ctx context.Context, change memberChange) ([]Info
 		if err == nil {
 			break
 		}
-		if errors.Is(m.Err(), ErrRemoved) && change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID {
-			return m.Members(), nil // it was made: core lets go last
+		if change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID && m.isMade(change) {
+			return m.Members(), nil // the others talk with this one no more
 		}
 		if !errors.Is(err, group.ErrLeaderChanged) || ctx.Err() != nil {
 			return nil, err
