@@ -23,14 +23,14 @@ main() {
 			failed=1
 			continue
 		fi
-		if ! grep -q '^ *--- FAIL: TestSimulation/seed' <<<"$out"; then
+		if ! grep -q 'steps after its begin' <<<"$out"; then
 			printf '%-24s %-10s %s\n' "$name" - 'does not build:'
 			head -20 <<<"$out"
 			failed=1
 			continue
 		fi
 		printf '%-24s %-10s %s\n' "$name" \
-			"$(grep -o 'FAIL: TestSimulation/seed=[0-9]*' <<<"$out" | head -1 | tr -dc 0-9)" \
+			"$(grep -o 'TestSimulation -seed [0-9]*' <<<"$out" | head -1 | tr -dc 0-9)" \
 			"$(grep -A1 'steps after its begin' <<<"$out" | sed -n 2p | sed 's/^ *//' | cut -c1-90)"
 	done
 	return "$failed"

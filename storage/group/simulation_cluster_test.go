@@ -52,6 +52,8 @@ type cluster struct {
 	// its own, made what each call has made.
 	open []*call
 	sent map[int]*call
+	// deposed is the member that was deposed last and may not know it.
+	deposed *member
 	// again are the members at which a probe has failed.
 	again   []*member
 	answers []*call
@@ -356,6 +358,10 @@ func (c *cluster) request() {
 	}
 	m := up[c.rng.IntN(len(up))]
 	op, kind := c.requests.next()
+	if m == c.deposed && m.reigning {
+		// What changes something would never be committed, and hold up the rest.
+		op, kind = c.requests.unchanging()
+	}
 	c.send(m, op, kind)
 }
 

@@ -283,6 +283,7 @@ func (c *cluster) depose() {
 	}
 	c.tally.Cuts++
 	c.trace("member %d is deposed by %d, and not told", m.id, other.id)
+	c.deposed = m
 	for _, o := range c.members {
 		if o != m {
 			c.net.cutOff(m.id, o.id, true)
@@ -353,6 +354,7 @@ func (c *cluster) impatience() {
 // answered well, and in the end all members have the same.
 func (c *cluster) heal() {
 	c.faults = faults{tick: 400, guided: true}
+	c.deposed = nil
 	c.trace("everything works again")
 	c.mend()
 	for _, m := range c.members {

@@ -183,6 +183,19 @@ func (r *requests) rang(g int) *evaluate.Range {
 	return &evaluate.Range{Key: key, End: end}
 }
 
+// unchanging makes a request that changes nothing.
+func (r *requests) unchanging() (op evaluate.Op, kind callKind) {
+	r.put = 0
+	g := r.group()
+	if r.oneIn(2) {
+		g = -1
+	}
+	if r.oneIn(3) {
+		return r.rang(g), reads
+	}
+	return r.never(g), writes
+}
+
 // next makes a request.
 func (r *requests) next() (op evaluate.Op, kind callKind) {
 	r.put = 0
