@@ -280,7 +280,7 @@ func (m *member) loadMembers() {
 // meetRefusal has a member that was removed stop when it talks with one that knows.
 func (m *member) meetRefusal() {
 	for _, o := range m.c.members {
-		if o.up && o.removed[m.id] && !m.c.net.links[m.id][o.id].cut && !m.c.net.links[o.id][m.id].cut {
+		if o != m && o.up && o.removed[m.id] && !m.c.net.links[m.id][o.id].cut && !m.c.net.links[o.id][m.id].cut {
 			m.gone = true
 		}
 	}
