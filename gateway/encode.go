@@ -4,6 +4,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/pebbledash/pebbledash/gateway/wire"
 )
 
 // Lists are most of the bytes that a server sends, so their answers are encoded
@@ -22,15 +24,15 @@ const (
 
 // sizeRange is the size of a RangeResponse.
 func sizeRange(r *pb.RangeResponse) int {
-	n := sizeNum(uint64(r.Count))
+	n := wire.SizeNum(uint64(r.Count))
 	if r.Header != nil {
-		n += sizeField(sizeHeader(r.Header))
+		n += wire.SizeField(sizeHeader(r.Header))
 	}
 	if r.More {
 		n += 2
 	}
 	for _, kv := range r.Kvs {
-		n += sizeField(sizeKV(kv))
+		n += wire.SizeField(wire.SizeKV(kv))
 	}
 	return n
 }
@@ -41,7 +43,7 @@ func encodeRange(r *pb.RangeResponse, stream bool, pool *bufferPool) (mem.Buffer
 	size := sizeRange(r)
 	total := size
 	if stream {
-		total = sizeField(size)
+		total = wire.SizeField(size)
 	}
 	w := listWriter{pool: pool, left: total}
 	if stream {
@@ -55,13 +57,13 @@ func encodeRange(r *pb.RangeResponse, stream bool, pool *bufferPool) (mem.Buffer
 		w.num(headTerm, h.RaftTerm)
 	}
 	for _, kv := range r.Kvs {
-		w.begin(rangeKVs, sizeKV(kv))
-		w.bytes(kvKey, kv.Key)
-		w.num(kvCreate, uint64(kv.CreateRevision))
-		w.num(kvMod, uint64(kv.ModRevision))
-		w.num(kvVersion, uint64(kv.Version))
-		w.bytes(kvValue, kv.Value)
-		w.num(kvLease, uint64(kv.Lease))
+		w.begin(rangeKVs, wire.SizeKV(kv))
+		w.bytes(wire.KVKey, kv.Key)
+		w.num(wire.KVCreate, uint64(kv.CreateRevision))
+		w.num(wire.KVMod, uint64(kv.ModRevision))
+		w.num(wire.KVVersion, uint64(kv.Version))
+		w.bytes(wire.KVValue, kv.Value)
+		w.num(wire.KVLease, uint64(kv.Lease))
 	}
 	if r.More {
 		w.num(rangeMore, 1)

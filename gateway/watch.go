@@ -417,7 +417,7 @@ func (ws *watchStream) sendEvents(w *watch, d *watchcache.Delivery) error {
 	m.id, m.fragment = w.id, false
 	ws.server.headers.fill(&m.header, d.Revision)
 	for _, e := range d.Events {
-		ev := e.Plain()
+		ev := e.Wire()
 		if w.prevKV {
 			var err error
 			if ev, err = ws.server.cfg.Hub.WithPrevious(e); err != nil {
@@ -427,7 +427,6 @@ func (ws *watchStream) sendEvents(w *watch, d *watchcache.Delivery) error {
 		}
 		m.events = append(m.events, ev)
 	}
-	m.measure()
 	var err error
 	if w.fragment {
 		err = m.sendFragments(ws.server.cfg.MaxRequestBytes+recvOverhead, ws.sendMsg)
@@ -444,7 +443,7 @@ func (ws *watchStream) trim(m *eventsMessage) {
 	clear(m.events)
 	m.events = m.events[:0]
 	if cap(m.events) > 2*keep {
-		m.events, m.sizes = nil, nil
+		m.events = nil
 	}
 }
 

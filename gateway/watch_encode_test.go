@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/pebbledash/pebbledash/gateway/wire"
 )
 
 func randomKV(rnd *rand.Rand) *mvccpb.KeyValue {
@@ -38,10 +40,12 @@ func randomKV(rnd *rand.Rand) *mvccpb.KeyValue {
 	}
 }
 
-func randomMessage(rnd *rand.Rand, events int) *eventsMessage {
+// randomMessage returns a message, and what it says.
+func randomMessage(rnd *rand.Rand, events int) (*eventsMessage, *pb.WatchResponse) {
 	m := &eventsMessage{id: rnd.Int64N(3) - 1, fragment: rnd.IntN(2) == 0}
 	m.header.ClusterId, m.header.MemberId = rnd.Uint64(), rnd.Uint64()
 	m.header.Revision, m.header.RaftTerm = rnd.Int64N(1000), rnd.Uint64N(3)
+	var all []*mvccpb.Event
 	for range events {
 		ev := &mvccpb.Event{Type: mvccpb.Event_EventType(rnd.IntN(2)), Kv: randomKV(rnd)}
 		switch rnd.IntN(4) {
@@ -50,15 +54,18 @@ func randomMessage(rnd *rand.Rand, events int) *eventsMessage {
 		case 2:
 			ev.PrevKv = &mvccpb.KeyValue{}
 		}
-		m.events = append(m.events, ev)
+		all = append(all, ev)
+		encoded, kv := wire.EncodeEvent(ev)
+		if ev.PrevKv != nil {
+			encoded = wire.WithPrevious(encoded, ev.PrevKv)
+		}
+		if !proto.Equal(ev.Kv, kv) {
+			panic("the copy is another")
+		}
+		m.events = append(m.events, encoded)
 	}
-	m.measure()
-	return m
-}
-
-func (m *eventsMessage) response() *pb.WatchResponse {
-	return &pb.WatchResponse{
-		Header: proto.CloneOf(&m.header), WatchId: m.id, Fragment: m.fragment, Events: append([]*mvccpb.Event(nil), m.events...),
+	return m, &pb.WatchResponse{
+		Header: proto.CloneOf(&m.header), WatchId: m.id, Fragment: m.fragment, Events: all,
 	}
 }
 
@@ -75,8 +82,7 @@ func TestEventsMessage(t *testing.T) {
 	const seed = 3
 	rnd := rand.New(rand.NewPCG(seed, seed))
 	for range 500 {
-		m := randomMessage(rnd, rnd.IntN(5))
-		want := m.response()
+		m, want := randomMessage(rnd, rnd.IntN(5))
 		buffers := m.WireBuffers()
 		require.Equal(t, proto.Size(want), buffers.Len())
 		got := decode(t, buffers)
@@ -105,10 +111,9 @@ func TestSendFragments(t *testing.T) {
 	const seed = 5
 	rnd := rand.New(rand.NewPCG(seed, seed))
 	for range 300 {
-		m := randomMessage(rnd, rnd.IntN(12))
-		m.fragment = false
+		m, want := randomMessage(rnd, rnd.IntN(12))
+		m.fragment, want.Fragment = false, false
 		limit := []int{1, 100, 5_000, 30_000, 1 << 20}[rnd.IntN(5)]
-		want := m.response()
 		var got []*pb.WatchResponse
 		require.NoError(t, m.sendFragments(limit, func(sent any) error {
 			got = append(got, decode(t, sent.(*eventsMessage).WireBuffers()))
@@ -121,7 +126,7 @@ func TestSendFragments(t *testing.T) {
 			require.True(t, proto.Equal(parts[i], got[i]), "part %d of %d", i, len(parts))
 		}
 	}
-	m := randomMessage(rnd, 3)
+	m, _ := randomMessage(rnd, 3)
 	require.ErrorIs(t, m.sendFragments(1, func(any) error { return errInternal }), errInternal)
 }
 
@@ -149,16 +154,16 @@ func cutLikeEtcd(whole *pb.WatchResponse, limit int) (parts []*pb.WatchResponse)
 
 func BenchmarkEventsMessage(b *testing.B) {
 	for _, size := range []int{256, 1 << 10, 16 << 10} {
-		m := &eventsMessage{id: 7, events: []*mvccpb.Event{{Kv: &mvccpb.KeyValue{
+		ev := &mvccpb.Event{Kv: &mvccpb.KeyValue{
 			Key: make([]byte, 40), Value: make([]byte, size), CreateRevision: 1 << 20, ModRevision: 1 << 20, Version: 1,
-		}}}}
+		}}
+		encoded, _ := wire.EncodeEvent(ev)
+		m := &eventsMessage{id: 7, events: [][]byte{encoded}}
 		m.header.ClusterId, m.header.MemberId, m.header.Revision, m.header.RaftTerm = 1<<62, 1<<61, 1<<20, 2
-		m.measure()
 		b.Run(fmt.Sprintf("hand/%d", size), func(b *testing.B) {
 			b.ReportAllocs()
 			c := new(codec)
 			for b.Loop() {
-				m.measure()
 				buffers, err := c.Marshal(m)
 				require.NoError(b, err)
 				buffers.Free()
@@ -174,7 +179,7 @@ func BenchmarkEventsMessage(b *testing.B) {
 				}{}
 				a.resp.Header, a.resp.WatchId = &a.header, 7
 				a.header.ClusterId, a.header.MemberId, a.header.Revision, a.header.RaftTerm = 1<<62, 1<<61, 1<<20, 2
-				a.resp.Events = append([]*mvccpb.Event(nil), m.events...)
+				a.resp.Events = []*mvccpb.Event{ev}
 				buffers, err := c.Marshal(&a.resp)
 				require.NoError(b, err)
 				buffers.Free()

@@ -26,6 +26,13 @@ func (s *Stream) catchUp(ctx context.Context, w *Watcher) (revision, compacted i
 		return 0, 0, nil
 	}
 	p, inWindow := h.window.find(w.next)
+	if !inWindow && s.readHistory(w) {
+		h.caughtUpHistory.Add(1)
+		p, inWindow = h.window.find(w.next)
+		if !inWindow || len(s.events) > 0 {
+			return s.caughtUp(w), 0, nil
+		}
+	}
 	if !inWindow {
 		h.caughtUpStore.Add(1)
 		if err := s.readStore(ctx, w); err != nil {
@@ -43,11 +50,17 @@ func (s *Stream) catchUp(ctx context.Context, w *Watcher) (revision, compacted i
 		h.caughtUpWindow.Add(1)
 		s.readWindow(w, p)
 	}
+	return s.caughtUp(w), 0, nil
+}
+
+// caughtUp ends a step of w: it joins its span, or goes on later. It returns the
+// revision up to which w has been given everything.
+func (s *Stream) caughtUp(w *Watcher) (revision int64) {
 	revision = w.next - 1
 	if !s.maybeJoin(w) {
 		s.again = append(s.again, w)
 	}
-	return revision, 0, nil
+	return revision
 }
 
 func (s *Stream) maybeJoin(w *Watcher) bool {
@@ -107,8 +120,7 @@ func (s *Stream) readWindow(w *Watcher, p position) {
 			visited += int64(len(s.hits)) + 1
 		} else {
 			for i := range batches {
-				for j := range batches[i].events {
-					e := &batches[i].events[j]
+				for _, e := range batches[i].events {
 					if e.revision < w.next {
 						continue
 					}
@@ -133,6 +145,45 @@ func (s *Stream) readWindow(w *Watcher, p position) {
 		}
 		p = position{following, 0}
 	}
+}
+
+// readHistory takes a chunk from the history of the resource that all of w's keys
+// are of. It returns false, and has done nothing, if there is none that reaches back
+// so far.
+func (s *Stream) readHistory(w *Watcher) bool {
+	h := s.hub
+	r := h.resources.ofWatch(w)
+	if r == nil {
+		return false
+	}
+	next := h.window.published.Load() + 1
+	most := 4 * h.cfg.ChunkEvents
+	events, ok := r.history.read(w.next, most, s.recent[:0])
+	if ok && len(events) == most {
+		// The last revision may go on.
+		next = events[most-1].revision
+		ok = events[0].revision < next
+	}
+	var last int64
+	for _, e := range events {
+		if !ok || e.revision >= next {
+			break
+		}
+		if s.fullAt(e.revision, last) {
+			next = e.revision
+			break
+		}
+		last = e.revision
+		if contains(w.key, w.end, e.plain.Kv.Key) {
+			s.give(w, e)
+		}
+	}
+	clear(events)
+	s.recent = events[:0]
+	if ok {
+		w.next = max(w.next, next)
+	}
+	return ok
 }
 
 // errChunkFull stops a read of the store.
@@ -163,9 +214,7 @@ func (s *Stream) readStore(ctx context.Context, w *Watcher) error {
 			return errChunkFull
 		}
 		last = rev
-		e := new(Event)
-		e.init(ev)
-		s.give(w, e)
+		s.give(w, newEvent(ev))
 		return nil
 	})
 	if err != nil && !errors.Is(err, errChunkFull) {

@@ -1,8 +1,12 @@
 // Package watchcache keeps recent events in memory and brings them to watchers
-// (room [8] of the drawing in gateway/doc.go). The storage hands events in
-// through [Hub.Publish]; gateway/watch.go takes them out through [Stream.Next].
+// (room [8] of the drawing in gateway/doc.go), and the objects of resources that are
+// listed, for reads. The storage hands events in through [Hub.Publish];
+// gateway/watch.go takes them out through [Stream.Next], and what reads the store
+// does so through [Hub.Through].
 //
-//	applier ── Publish ──> window              the recent batches; also the queue to the hub
+//	applier ── Publish ──> resources           each with a history of its events, and objects
+//	                         v
+//	                       window              the recent batches; also the queue to the hub
 //	                         │ hub's goroutine: one pass over what is new
 //	                         v
 //	                       spans               one log for all watchers of the same keys
@@ -11,7 +15,7 @@
 //	                       stream ── Next ──> gateway
 //	                         ^
 //	                         │ watchers that are behind read, on their own stream's goroutine
-//	                       window, else the store
+//	                       window, else a history, else the store
 //
 // Nothing is copied for a watcher: a live watcher is a cursor in its span's log,
 // and an [Event] is shared by all. So what a slow reader costs is bounded by what
@@ -40,7 +44,11 @@
 //     events with revisions at or below R of the watchers it speaks for, and R
 //     is not below any revision that the stream has shown.
 //  6. Publish waits for nobody but for a moment for those who look up a place
-//     in the window.
+//     in the window or in a history, or who bring objects up to date.
+//  7. A history holds every event of its resource above its start, up to published,
+//     in order: events are in it before they are published. The objects of a
+//     resource are what they were in the store when they were read, changed by all
+//     events of the history since, up to objects.next.
 //
 // # Who may call
 //

@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/pebbledash/pebbledash/gateway/wire"
 )
 
 // eventOverhead is what an event costs in memory besides its key and value.
@@ -15,24 +17,37 @@ const eventOverhead = 200
 type Event struct {
 	plain    *mvccpb.Event
 	revision int64
+	// wire is the event as it is sent, without PrevKv; plain lies in it.
+	wire []byte
 	// bytes is what the event costs in memory, roughly.
 	bytes int
 
 	// prev is the key before the event once somebody knows it; noPrevious if
 	// there was none.
 	prev atomic.Pointer[mvccpb.KeyValue]
-	// full is the variant with PrevKv, once somebody wanted it.
-	full atomic.Pointer[mvccpb.Event]
+	// full is the variant with PrevKv, as it is sent, once somebody wanted it.
+	full atomic.Pointer[[]byte]
 }
 
 // noPrevious stands for a key that did not exist.
 var noPrevious = &mvccpb.KeyValue{}
 
-func (e *Event) init(ev *mvccpb.Event) {
-	e.plain = ev
-	e.revision = ev.Kv.ModRevision
-	e.bytes = len(ev.Kv.Key) + len(ev.Kv.Value) + eventOverhead
+// newEvent encodes an event, once for all who get it. Key and value are copied: what
+// they came in, an entry of many changes, need not live as long as they do.
+func newEvent(ev *mvccpb.Event) *Event {
+	encoded, kv := wire.EncodeEvent(ev)
+	e := &Event{
+		plain:    &mvccpb.Event{Type: ev.Type, Kv: kv},
+		revision: kv.ModRevision,
+		wire:     encoded,
+	}
+	e.bytes = len(kv.Key) + len(kv.Value) + eventOverhead
+	return e
 }
+
+// Wire returns the event without PrevKv as it is sent: an encoded mvccpb.Event,
+// without tag and length. It must not be changed.
+func (e *Event) Wire() []byte { return e.wire }
 
 // Revision returns the event's main revision.
 func (e *Event) Revision() int64 { return e.revision }
@@ -49,18 +64,17 @@ func (e *Event) creates() bool {
 // lets those who want the same one wait for it.
 const previousLocks = 64
 
-// WithPrevious returns the event with PrevKv, if the key existed before and its
-// previous value has not been compacted. It must not be changed. The previous
-// value is read from the store once for all watchers, if the hub does not
-// remember it.
-func (h *Hub) WithPrevious(e *Event) (*mvccpb.Event, error) {
+// WithPrevious returns the event as Wire does, and with PrevKv if the key existed
+// before and its previous value has not been compacted. The previous value is read
+// from the store once for all watchers, if the hub does not remember it.
+func (h *Hub) WithPrevious(e *Event) ([]byte, error) {
 	// NB: also if we still know it: what a client is told must not depend on
 	// what happens to be in memory.
 	if e.creates() || e.revision-1 < h.source.Compacted() {
-		return e.plain, nil
+		return e.wire, nil
 	}
 	if full := e.full.Load(); full != nil {
-		return full, nil
+		return *full, nil
 	}
 	prev := e.prev.Load()
 	if prev == nil {
@@ -68,7 +82,7 @@ func (h *Hub) WithPrevious(e *Event) (*mvccpb.Event, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if full := e.full.Load(); full != nil {
-			return full, nil
+			return *full, nil
 		}
 		var err error
 		if prev, err = h.readPrevious(e); err != nil {
@@ -76,11 +90,11 @@ func (h *Hub) WithPrevious(e *Event) (*mvccpb.Event, error) {
 		}
 		e.prev.Store(prev)
 	}
-	full := e.plain
+	full := e.wire
 	if prev != noPrevious {
-		full = &mvccpb.Event{Type: e.plain.Type, Kv: e.plain.Kv, PrevKv: prev}
+		full = wire.WithPrevious(e.wire, prev)
 	}
-	e.full.Store(full)
+	e.full.Store(&full)
 	return full, nil
 }
 

@@ -43,6 +43,16 @@ type Config struct {
 	// PreviousBytes bounds the recent events whose values are remembered as the
 	// PrevKv of the next: 16 MiB. They are the window's own for the most part.
 	PreviousBytes int
+	// Resources says which keys belong together. Each resource has a history of its
+	// own, and its objects are kept while they are listed; nil is for no resources.
+	Resources Resources
+	// HistoryEvents bounds the recent events of a resource: 10,000; negative keeps
+	// nothing of any. HistorySizes does so for those that it names by their paths; 0
+	// keeps nothing of one.
+	HistoryEvents int
+	HistorySizes  map[string]int
+	// MaxBytes bounds all histories and objects together: 256 MiB.
+	MaxBytes int64
 	// MaxPendingEvents bounds the log of a span, in events: 1024. It does not
 	// bound a revision: one that is larger is read from the window.
 	MaxPendingEvents int
@@ -66,6 +76,10 @@ func (c Config) withDefaults() Config {
 		c.PreloadRevisions = 10_000
 	}
 	orDefault(&c.PreviousBytes, 16<<20)
+	if c.HistoryEvents == 0 {
+		c.HistoryEvents = 10_000
+	}
+	orDefault(&c.MaxBytes, 256<<20)
 	orDefault(&c.MaxPendingEvents, 1024)
 	orDefault(&c.MaxWatchers, 1_000_000)
 	orDefault(&c.MaxStoreReads, 4)
@@ -99,6 +113,8 @@ type Hub struct {
 	cfg    Config
 	source Source // set by Start
 	window window
+	// resources are what outlasts the window.
+	resources resources
 
 	// fanned: invariant 4. It is stored under mu.
 	fanned atomic.Int64
@@ -176,6 +192,8 @@ func NewHub(cfg Config) *Hub {
 		waiting:  map[*Stream]int64{},
 	}
 	h.window.maxBytes, h.window.maxEvents = cfg.WindowBytes, cfg.WindowEvents
+	h.resources.init(&cfg, &h.window.published)
+	h.window.keep = h.resources.keep
 	if cfg.Registerer != nil {
 		h.register(cfg.Registerer)
 	}
@@ -191,6 +209,13 @@ func NewHub(cfg Config) *Hub {
 // that Source.Closed grows, Publish follows.
 func (h *Hub) Publish(events []*mvccpb.Event, revision int64) {
 	h.publishMu.Lock()
+	if h.window.last == nil {
+		base := revision
+		if len(events) > 0 {
+			base = events[0].Kv.ModRevision - 1
+		}
+		h.resetLocked(base)
+	}
 	extended := h.window.publish(events, revision)
 	h.publishMu.Unlock()
 	// NB: the batch is stored before watchers is loaded, and Add does it the
@@ -206,7 +231,7 @@ func (h *Hub) Publish(events []*mvccpb.Event, revision int64) {
 // snapshot. Watchers read them from the store.
 func (h *Hub) Restored(revision int64) {
 	h.publishMu.Lock()
-	h.window.reset(max(revision, h.window.published.Load()))
+	h.resetLocked(max(revision, h.window.published.Load()))
 	h.publishMu.Unlock()
 	h.rouse()
 }
@@ -241,9 +266,9 @@ func (h *Hub) preload() {
 			revisions = append(revisions, batch{revision: rev})
 		}
 		b := &revisions[len(revisions)-1]
-		b.events = append(b.events, Event{})
-		b.events[len(b.events)-1].init(ev)
-		size += b.events[len(b.events)-1].bytes
+		e := newEvent(ev)
+		b.events = append(b.events, e)
+		size += e.bytes
 		return nil
 	})
 	if err != nil {
@@ -259,7 +284,14 @@ func (h *Hub) preload() {
 	}
 	h.publishMu.Lock()
 	defer h.publishMu.Unlock()
-	h.window.prepend(base, to, revisions)
+	if h.window.prepend(base, to, revisions) {
+		h.resources.prepend(base, to, revisions)
+	}
+}
+
+func (h *Hub) resetLocked(revision int64) {
+	h.resources.reset(revision)
+	h.window.reset(revision)
 }
 
 func (h *Hub) bind(source Source, revision int64) {
@@ -269,7 +301,7 @@ func (h *Hub) bind(source Source, revision int64) {
 	h.source = source
 	h.publishMu.Lock()
 	if h.window.last == nil || h.window.published.Load() < revision {
-		h.window.reset(revision)
+		h.resetLocked(revision)
 	}
 	h.publishMu.Unlock()
 	h.mu.Lock()
@@ -280,6 +312,7 @@ func (h *Hub) bind(source Source, revision int64) {
 // Close ends the hub and its streams. Publish may still be called.
 func (h *Hub) Close() {
 	h.close.Do(func() { close(h.stop) })
+	h.resources.close()
 	if h.source != nil {
 		<-h.done
 	}
@@ -387,8 +420,7 @@ func (h *Hub) appendLocked() {
 			break
 		}
 		n += len(b.events)
-		for i := range b.events {
-			e := &b.events[i]
+		for _, e := range b.events {
 			if remember {
 				h.previous.note(e)
 			}

@@ -478,8 +478,7 @@ func TestStoreFails(t *testing.T) {
 	r.add(s, "a", "", 1)
 	require.Equal(t, []string{"watchcache: changes from revision 1: disk on fire"}, r.drain(s))
 
-	e := new(Event)
-	e.init(&mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("a"), ModRevision: 3, CreateRevision: 2}})
+	e := newEvent(&mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("a"), ModRevision: 3, CreateRevision: 2}})
 	_, err := r.hub.WithPrevious(e)
 	require.ErrorIs(t, err, r.store.failing)
 }
@@ -546,8 +545,7 @@ func TestPreviousValues(t *testing.T) {
 	rev := int64(1)
 	note := func(key string) *mvccpb.KeyValue {
 		rev++
-		e := new(Event)
-		e.init(&mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: []byte("v"), ModRevision: rev, CreateRevision: 1}})
+		e := newEvent(&mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte(key), Value: []byte("v"), ModRevision: rev, CreateRevision: 1}})
 		p.note(e)
 		return e.prev.Load()
 	}
@@ -767,18 +765,22 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	require.Equal(t, map[string]float64{
-		"etcd_debugging_mvcc_watcher_total":                 2,
-		"etcd_debugging_mvcc_watch_stream_total":            1,
-		"etcd_debugging_mvcc_slow_watcher_total":            0,
-		"etcd_debugging_mvcc_pending_events_total":          0,
-		"etcd_debugging_mvcc_events_total":                  3,
-		"pebbledash_watchcache_window_bytes":                3*eventOverhead + 6,
-		"pebbledash_watchcache_window_events":               3,
-		"pebbledash_watchcache_window_limit_bytes":          64 << 20,
-		"pebbledash_watchcache_lag_revisions":               0,
-		"pebbledash_watchcache_overruns_total":              0,
-		"pebbledash_watchcache_previous_reads_total":        0,
-		"pebbledash_watchcache_catchup_chunks_total/window": 1,
-		"pebbledash_watchcache_catchup_chunks_total/store":  1,
+		"etcd_debugging_mvcc_watcher_total":                  2,
+		"etcd_debugging_mvcc_watch_stream_total":             1,
+		"etcd_debugging_mvcc_slow_watcher_total":             0,
+		"etcd_debugging_mvcc_pending_events_total":           0,
+		"etcd_debugging_mvcc_events_total":                   3,
+		"pebbledash_watchcache_catchup_chunks_total/history": 0,
+		"pebbledash_watchcache_evicted_objects_total":        0,
+		"pebbledash_watchcache_bytes":                        0,
+		"pebbledash_watchcache_limit_bytes":                  256 << 20,
+		"pebbledash_watchcache_window_bytes":                 3*eventOverhead + 6,
+		"pebbledash_watchcache_window_events":                3,
+		"pebbledash_watchcache_window_limit_bytes":           64 << 20,
+		"pebbledash_watchcache_lag_revisions":                0,
+		"pebbledash_watchcache_overruns_total":               0,
+		"pebbledash_watchcache_previous_reads_total":         0,
+		"pebbledash_watchcache_catchup_chunks_total/window":  1,
+		"pebbledash_watchcache_catchup_chunks_total/store":   1,
 	}, got)
 }

@@ -62,6 +62,7 @@ func TestWindow(t *testing.T) {
 	event := func(rev int64) *mvccpb.Event {
 		return &mvccpb.Event{Kv: &mvccpb.KeyValue{ModRevision: rev}}
 	}
+	w.reset(4)
 	// Revisions that are skipped and batches of several.
 	w.publish([]*mvccpb.Event{event(5)}, 5)
 	require.EqualValues(t, 4, w.start.Load())
@@ -109,6 +110,7 @@ func TestWindow(t *testing.T) {
 
 	// A bound in events, with segments that are full.
 	w = &window{maxBytes: 1 << 40, maxEvents: 1000}
+	w.reset(1)
 	for rev := int64(2); rev < 5000; rev++ {
 		w.publish([]*mvccpb.Event{event(rev)}, rev)
 		require.LessOrEqual(t, w.events.Load(), int64(1000+2*segmentBatches))

@@ -10,11 +10,11 @@ import (
 // counts are the numbers behind the metrics, which are read when somebody asks,
 // so that counting costs no more than an addition.
 type counts struct {
-	watchers, streams, behind     atomic.Int64
-	pending, sent                 atomic.Int64
-	overruns                      atomic.Int64
-	caughtUpWindow, caughtUpStore atomic.Int64
-	previousRead                  atomic.Int64
+	watchers, streams, behind                      atomic.Int64
+	pending, sent                                  atomic.Int64
+	overruns                                       atomic.Int64
+	caughtUpWindow, caughtUpHistory, caughtUpStore atomic.Int64
+	previousRead                                   atomic.Int64
 }
 
 func (h *Hub) register(reg prometheus.Registerer) {
@@ -54,7 +54,63 @@ func (h *Hub) register(reg prometheus.Registerer) {
 	count("previous_reads_total", "Previous values read from the store for events.", &h.previousRead, nil)
 	const catchup = "Chunks that watchers which were behind have read, by where from."
 	count("catchup_chunks_total", catchup, &h.caughtUpWindow, prometheus.Labels{"source": "window"})
+	count("catchup_chunks_total", catchup, &h.caughtUpHistory, prometheus.Labels{"source": "history"})
 	count("catchup_chunks_total", catchup, &h.caughtUpStore, prometheus.Labels{"source": "store"})
+	count("evicted_objects_total", "How often the objects of a resource made room for others.", &h.resources.evicted, nil)
+	our("bytes", "Bytes of recent events and objects of all resources in memory.", h.resources.bytes.Load)
+	our("limit_bytes", "What bytes is bounded by.", func() int64 { return h.cfg.MaxBytes })
+	reg.MustRegister(&resourceMetrics{&h.resources})
+}
+
+// resourceMetrics tells, when asked, of each resource.
+type resourceMetrics struct{ of *resources }
+
+func resourceDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName("pebbledash", "watchcache_resource", name), help, []string{"resource"}, nil)
+}
+
+// The resources whose metrics are told one by one are bounded: what an operator
+// pays for a time series is more than what a resource costs here.
+const maxTold = 200
+
+var (
+	descHits    = resourceDesc("hits_total", "Reads that were answered from memory.")
+	descMisses  = resourceDesc("misses_total", "Reads of keys of a resource that were answered from the store.")
+	descBytes   = resourceDesc("bytes", "Bytes of recent events and objects in memory.")
+	descEvents  = resourceDesc("events", "Recent events in memory.")
+	descObjects = resourceDesc("objects", "Objects in memory, as far as events have been taken in.")
+	descLag     = resourceDesc("lag_events", "Events that have not been taken into the objects yet: the next read does so.")
+)
+
+// Describe implements prometheus.Collector.
+func (m *resourceMetrics) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descHits, descMisses, descBytes, descEvents, descObjects, descLag} {
+		descs <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *resourceMetrics) Collect(metrics chan<- prometheus.Metric) {
+	told := 0
+	for _, r := range *m.of.byPath.Load() {
+		hits, misses := r.hits.Load(), r.misses.Load()
+		if hits+misses == 0 && r.history.end.Load() == 0 {
+			continue
+		}
+		if told++; told > maxTold {
+			return
+		}
+		tell := func(d *prometheus.Desc, kind prometheus.ValueType, v int64) {
+			metrics <- prometheus.MustNewConstMetric(d, kind, float64(v), r.name) //nolint:promlinter // It can't see what d is.
+		}
+		objects, size, lag := r.objects.count()
+		tell(descHits, prometheus.CounterValue, hits)
+		tell(descMisses, prometheus.CounterValue, misses)
+		tell(descBytes, prometheus.GaugeValue, size+r.history.bytes.Load())
+		tell(descEvents, prometheus.GaugeValue, r.history.end.Load()-r.history.oldest())
+		tell(descObjects, prometheus.GaugeValue, objects)
+		tell(descLag, prometheus.GaugeValue, lag)
+	}
 }
 
 // lag is how far the hub's goroutine is behind, if it is needed at all.

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 )
 
 var (
@@ -360,8 +361,12 @@ func (c *client) checkEvent(w *watched, e *Event, want *mvccpb.Event) error {
 	if !w.watch.Previous {
 		return nil
 	}
-	full, err := c.hub.WithPrevious(e)
+	encoded, err := c.hub.WithPrevious(e)
 	if err != nil {
+		return err
+	}
+	full := new(mvccpb.Event)
+	if err := proto.Unmarshal(encoded, full); err != nil {
 		return err
 	}
 	before := c.m.store.before(ev.Kv.Key, rev)

@@ -203,9 +203,10 @@ func (r *rig) render(d *Delivery) string {
 	for _, e := range d.Events {
 		ev := e.Plain()
 		if d.Watcher.previous {
-			var err error
-			ev, err = r.hub.WithPrevious(e)
+			encoded, err := r.hub.WithPrevious(e)
 			require.NoError(r.t, err)
+			ev = new(mvccpb.Event)
+			require.NoError(r.t, proto.Unmarshal(encoded, ev))
 		}
 		part := fmt.Sprintf("%d:%s=%s", e.Revision(), ev.Kv.Key, ev.Kv.Value)
 		if ev.Type == mvccpb.Event_DELETE {

@@ -139,8 +139,9 @@ type Stream struct {
 	events []*Event
 	bytes  int
 	given  int64
-	// hits is scratch.
-	hits []keyed
+	// hits and recent are scratch.
+	hits   []keyed
+	recent []*Event
 
 	// mu guards the fields below and those of the watchers that say so. Nothing
 	// is taken after it.

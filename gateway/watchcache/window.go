@@ -16,7 +16,7 @@ const segmentBatches = 256
 // batch is what one Publish brought: the events of whole revisions. revision is
 // the store's revision with them.
 type batch struct {
-	events   []Event
+	events   []*Event
 	revision int64
 }
 
@@ -56,7 +56,7 @@ func (seg *segment) byKey() keyedEvents {
 	sorted := make(keyedEvents, 0, seg.events)
 	for i := range seg.batches[:seg.n.Load()] {
 		for j := range seg.batches[i].events {
-			sorted = append(sorted, keyed{&seg.batches[i].events[j], len(sorted)})
+			sorted = append(sorted, keyed{seg.batches[i].events[j], len(sorted)})
 		}
 	}
 	slices.SortFunc(sorted, func(a, b keyed) int {
@@ -102,6 +102,8 @@ type window struct {
 	start atomic.Int64
 	// last is where the publisher appends.
 	last *segment
+	// keep, if not nil, is told of events before they are published.
+	keep func(events []*Event)
 
 	// mu guards segments. Nothing is taken after it, and it is held only to look
 	// something up or to add or drop segments.
@@ -111,14 +113,8 @@ type window struct {
 
 // publish appends a batch, and says whether that took a new segment. For the
 // publisher.
+// REQUIRES: reset was called.
 func (w *window) publish(events []*mvccpb.Event, revision int64) (extended bool) {
-	if w.last == nil {
-		base := revision
-		if len(events) > 0 {
-			base = events[0].Kv.ModRevision - 1
-		}
-		w.reset(base)
-	}
 	before := w.published.Load()
 	// A batch from before the window began tells nothing new.
 	for len(events) > 0 && events[0].Kv.ModRevision <= before {
@@ -130,10 +126,13 @@ func (w *window) publish(events []*mvccpb.Event, revision int64) (extended bool)
 	b := batch{revision: revision}
 	size := 0
 	if len(events) > 0 {
-		b.events = make([]Event, len(events))
+		b.events = make([]*Event, len(events))
 		for i, ev := range events {
-			b.events[i].init(ev)
+			b.events[i] = newEvent(ev)
 			size += b.events[i].bytes
+		}
+		if w.keep != nil {
+			w.keep(b.events)
 		}
 	}
 
@@ -192,12 +191,12 @@ func (w *window) reset(base int64) {
 }
 
 // prepend puts revisions, which are everything above base up to to, before a
-// window that still begins there. For the publisher.
-func (w *window) prepend(base, to int64, revisions []batch) {
+// window that still begins there, and says whether it does. For the publisher.
+func (w *window) prepend(base, to int64, revisions []batch) (done bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.start.Load() != to {
-		return
+		return false
 	}
 	var segments []*segment
 	for len(revisions) > 0 {
@@ -218,7 +217,7 @@ func (w *window) prepend(base, to int64, revisions []batch) {
 		segments = append(segments, seg)
 	}
 	if len(segments) == 0 {
-		return
+		return false
 	}
 	for i, seg := range segments[1:] {
 		segments[i].next.Store(seg)
@@ -226,6 +225,7 @@ func (w *window) prepend(base, to int64, revisions []batch) {
 	segments[len(segments)-1].next.Store(w.segments[0])
 	w.segments = append(segments, w.segments...)
 	w.start.Store(segments[0].base)
+	return true
 }
 
 // find returns the place of the first batch that may hold revision from; ok is

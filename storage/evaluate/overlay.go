@@ -93,7 +93,7 @@ func (v *version) show(key []byte) *mvccpb.KeyValue {
 	}
 }
 
-func (w *working) scan(ctx context.Context, span mvcc.Span) (cursor, error) {
+func (w *working) scan(ctx context.Context, span mvcc.Span) (mvcc.Cursor, error) {
 	// The keys over the store are collected before the store is looked at: a
 	// key can leave inFlight only on this goroutine, after it was applied.
 	over := w.keysIn(span)

@@ -13,20 +13,10 @@ import (
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
-// A cursor walks keys in order. mvcc.Scanner is one.
-type cursor interface {
-	Next() bool
-	Key() []byte
-	KV(keysOnly bool) (*mvccpb.KeyValue, error)
-	CountRest() (int64, error)
-	Err() error
-	Close() error
-}
-
 // A source is a state that a Range reads.
 type source interface {
 	get(key []byte) (*mvccpb.KeyValue, error)
-	scan(ctx context.Context, span mvcc.Span) (cursor, error)
+	scan(ctx context.Context, span mvcc.Span) (mvcc.Cursor, error)
 	knownCount(span mvcc.Span) (int64, bool)
 	noteCount(span mvcc.Span, n int64)
 }
@@ -39,7 +29,7 @@ type snapshot struct {
 
 func (s snapshot) get(key []byte) (*mvccpb.KeyValue, error) { return s.state.Get(key, s.rev) }
 
-func (s snapshot) scan(ctx context.Context, span mvcc.Span) (cursor, error) {
+func (s snapshot) scan(ctx context.Context, span mvcc.Span) (mvcc.Cursor, error) {
 	return s.state.Scan(ctx, span, s.rev)
 }
 
@@ -158,15 +148,22 @@ func runGet(src source, r *Range) (Result, error) {
 		return res, nil
 	}
 	if r.KeysOnly {
-		kv.Value = nil
+		kv = withoutValue(kv)
 	}
 	res.KVs = []*mvccpb.KeyValue{kv}
 	return res, nil
 }
 
+// withoutValue returns kv, which may be others' too, without its value.
+func withoutValue(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
+	return &mvccpb.KeyValue{
+		Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
+	}
+}
+
 // collect gathers the keys of a range. A sort or a filter needs all of them
 // before the limit can be applied, as in etcd.
-func collect(src source, cur cursor, span mvcc.Span, r *Range) (Result, error) {
+func collect(src source, cur mvcc.Cursor, span mvcc.Span, r *Range) (Result, error) {
 	// etcd sorts by another target than the key even when no order is given.
 	sorted := r.SortTarget != SortByKey || r.SortOrder == SortDescend
 	filtered := r.MinMod != 0 || r.MaxMod != 0 || r.MinCreate != 0 || r.MaxCreate != 0
@@ -207,8 +204,8 @@ func collect(src source, cur cursor, span mvcc.Span, r *Range) (Result, error) {
 		res.KVs, res.More = res.KVs[:r.Limit], true
 	}
 	if r.KeysOnly && !keysOnly {
-		for _, kv := range res.KVs {
-			kv.Value = nil
+		for i, kv := range res.KVs {
+			res.KVs[i] = withoutValue(kv)
 		}
 	}
 	return res, nil
@@ -216,7 +213,7 @@ func collect(src source, cur cursor, span mvcc.Span, r *Range) (Result, error) {
 
 // countFrom returns the number of keys in span of which cur has given n, the
 // last being last, and keeps what a next page will ask for. It ends the walk.
-func countFrom(src source, cur cursor, span mvcc.Span, n int64, last []byte) (int64, error) {
+func countFrom(src source, cur mvcc.Cursor, span mvcc.Span, n int64, last []byte) (int64, error) {
 	total, known := src.knownCount(span)
 	if !known {
 		rest, err := cur.CountRest()

@@ -12,11 +12,12 @@ import (
 )
 
 // Reader is a state in which nothing changes any more at the revisions that are
-// asked for. *mvcc.Store and *keyspace.Space are Readers.
+// asked for. *mvcc.Store and *keyspace.Space are Readers. The KeyValues that it and
+// its cursors return must not be changed.
 type Reader interface {
 	// Get returns the key at revision rev, nil if it is not there.
 	Get(key []byte, rev int64) (*mvccpb.KeyValue, error)
-	Scan(ctx context.Context, span mvcc.Span, rev int64) (*mvcc.Scanner, error)
+	Scan(ctx context.Context, span mvcc.Span, rev int64) (mvcc.Cursor, error)
 	// KnownCount and NoteCount keep the counts that one page of a list finds for
 	// the next.
 	KnownCount(span mvcc.Span, rev int64) (int64, bool)

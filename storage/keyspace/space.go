@@ -132,13 +132,21 @@ func (s *Space) Head(key []byte) (h mvcc.Head, ok bool, err error) { return s.of
 // Latest is Get at the newest of the versions applied so far.
 func (s *Space) Latest(key []byte) (*mvccpb.KeyValue, error) { return s.of(key).Latest(key) }
 
-// Scan opens a scanner of the keys of a span at main revision rev.
-func (s *Space) Scan(ctx context.Context, span mvcc.Span, rev int64) (*mvcc.Scanner, error) {
+// Scan walks the keys of a span as they were at main revision rev.
+func (s *Space) Scan(ctx context.Context, span mvcc.Span, rev int64) (mvcc.Cursor, error) {
+	sc, err := s.scan(ctx, span, rev)
+	if err != nil {
+		return nil, err
+	}
+	return sc, nil
+}
+
+func (s *Space) scan(ctx context.Context, span mvcc.Span, rev int64) (*mvcc.Scanner, error) {
 	if err := s.checkCompacted(rev); err != nil {
 		return nil, err
 	}
 	if st := s.only(span); st != nil {
-		return st.Scan(ctx, span, rev)
+		return mvcc.ScanSegments(ctx, []mvcc.Segment{{Store: st, Span: span}}, rev)
 	}
 	parts := s.Segments(span, nil)
 	segments := make([]mvcc.Segment, len(parts))
@@ -150,7 +158,7 @@ func (s *Space) Scan(ctx context.Context, span mvcc.Span, rev int64) (*mvcc.Scan
 
 // ScanLatest is Scan of everything applied so far.
 func (s *Space) ScanLatest(ctx context.Context, span mvcc.Span) (*mvcc.Scanner, error) {
-	return s.Scan(ctx, span, mvcc.Latest)
+	return s.scan(ctx, span, mvcc.Latest)
 }
 
 // KnownCount returns the number of keys of span at rev if a page before has

@@ -16,7 +16,26 @@ type Segment struct {
 	Span  Span
 }
 
-// Scanner walks the keys of a span as they were at one revision, in key order.
+// Cursor walks the keys of a span as they were at one revision, in key order. It
+// must be closed, and is for one goroutine.
+type Cursor interface {
+	// Next moves to the next key and says whether there is one. At the end, or
+	// after a failure that Err tells, it returns false.
+	Next() bool
+	// Key returns the current key, valid until the next move.
+	Key() []byte
+	// KV returns the current key and value; keysOnly leaves the value out.
+	KV(keysOnly bool) (*mvccpb.KeyValue, error)
+	// CountRest counts the keys from the next one on and ends the walk.
+	CountRest() (int64, error)
+	// Err returns what ended the walk early, nil if nothing did.
+	Err() error
+	Close() error
+}
+
+var _ Cursor = (*Scanner)(nil)
+
+// Scanner is a Cursor over what is stored.
 // It holds a consistent view of each store that it walks: what is applied or
 // scrubbed after it was made does not change what it sees. It must be closed.
 // It is for one goroutine.
@@ -54,7 +73,15 @@ const Latest int64 = maxRevision
 
 // Scan opens a Scanner at main revision rev, which must not be compacted. A
 // rev of Latest sees everything applied.
-func (s *Store) Scan(ctx context.Context, span Span, rev int64) (*Scanner, error) {
+func (s *Store) Scan(ctx context.Context, span Span, rev int64) (Cursor, error) {
+	sc, err := s.scan(ctx, span, rev)
+	if err != nil {
+		return nil, err
+	}
+	return sc, nil
+}
+
+func (s *Store) scan(ctx context.Context, span Span, rev int64) (*Scanner, error) {
 	open, err := s.openSegment(span, rev)
 	if err != nil {
 		return nil, err
@@ -96,7 +123,7 @@ func (s *Store) openSegment(span Span, rev int64) (openSegment, error) {
 
 // ScanLatest is Scan of everything applied so far.
 func (s *Store) ScanLatest(ctx context.Context, span Span) (*Scanner, error) {
-	return s.Scan(ctx, span, maxRevision)
+	return s.scan(ctx, span, maxRevision)
 }
 
 // Next moves to the next key and says whether there is one. At the end, or

@@ -77,7 +77,7 @@ func parseEntries(value, prefix string) (map[string]entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		below, err := pathOf(e.resource)
+		below, err := PathOf(e.resource)
 		if err != nil {
 			return nil, err
 		}

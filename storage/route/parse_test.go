@@ -91,7 +91,7 @@ func TestPaths(t *testing.T) {
 	for group, resources := range builtin {
 		for resource := range strings.FieldsSeq(resources) {
 			for _, written := range []string{resource, group + "/" + resource} {
-				path, err := pathOf(written)
+				path, err := PathOf(written)
 				require.NoError(t, err, written)
 				require.Equal(t, resource, path, written)
 			}
@@ -117,7 +117,7 @@ func TestPaths(t *testing.T) {
 		"example.com/nodes":                       "example.com/nodes",
 		"k8s.io/leases":                           "k8s.io/leases",
 	} {
-		path, err := pathOf(written)
+		path, err := PathOf(written)
 		require.NoError(t, err, written)
 		require.Equal(t, want, path, written)
 	}

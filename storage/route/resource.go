@@ -48,9 +48,9 @@ var builtinPaths = []struct {
 	{[]string{"apiregistration.k8s.io"}, "apiservices", "apiregistration.k8s.io/apiservices"},
 }
 
-// pathOf returns where kube-apiserver keeps a resource below its prefix, by the
+// PathOf returns where kube-apiserver keeps a resource below its prefix, by the
 // rule of the package's doc, without slashes around it.
-func pathOf(resource string) (string, error) {
+func PathOf(resource string) (string, error) {
 	group, name, grouped := strings.Cut(resource, "/")
 	if !grouped {
 		group, name = "", group
