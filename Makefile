@@ -53,6 +53,7 @@ help:
 	@echo 'make mutants      bugs planted in a copy, which the simulation must find'
 	@echo 'make bench-quick  a short benchmark beside etcd'
 	@echo 'make bench-cluster  three members beside three of etcd (some 15 minutes)'
+	@echo 'make bench-overload  node leases under a storm of events and unbounded lists, beside etcd (some 5 minutes)'
 	@echo 'make fuzz         each fuzz test for $(FUZZTIME) (FUZZTIME=...)'
 	@echo 'make clean        remove bin; data stays'
 
@@ -75,7 +76,7 @@ cluster: build
 .PHONY: test
 test: build
 	go test -timeout 8m $$(go list ./... | grep -v -e /storage/sim -e /gateway/conformance)
-	go test -timeout 8m ./gateway/conformance/server ./gateway/conformance/crash ./gateway/conformance/kube ./gateway/conformance/faults
+	go test -timeout 8m ./gateway/conformance/server ./gateway/conformance/crash ./gateway/conformance/kube ./gateway/conformance/faults ./gateway/conformance/metrics
 	go test -C gateway/conformance -short -count=1
 	go test -C benchmarks ./...
 	@# The counts of the model and the crash tests are worth a look.
@@ -106,7 +107,7 @@ $(GOLANGCI):
 .PHONY: conformance
 conformance: build
 	go test -C gateway/conformance -count=1
-	go test ./gateway/conformance/etcdctl ./gateway/conformance/server ./gateway/conformance/cluster -count=1
+	go test ./gateway/conformance/etcdctl ./gateway/conformance/server ./gateway/conformance/cluster ./gateway/conformance/serving -count=1
 	go test ./gateway/conformance/sequence -count=1 -v -ops 500
 
 .PHONY: sequence
@@ -143,6 +144,10 @@ bench-quick: build
 .PHONY: bench-cluster
 bench-cluster: build
 	benchmarks/run.sh cluster
+
+.PHONY: bench-overload
+bench-overload: build
+	benchmarks/run.sh overload
 
 .PHONY: fuzz
 fuzz:

@@ -7,9 +7,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
+	"github.com/pebbledash/pebbledash/gateway/admission"
 	"github.com/pebbledash/pebbledash/gateway/watchcache"
 	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // Config of a Server. The zero value of every field is usable: it stands for
@@ -63,12 +66,22 @@ type Config struct {
 	// the store needs it first.
 	Hub *watchcache.Hub
 
+	// Admission says when requests may come in; nil lets all in at once.
+	Admission *admission.Limiter
+
 	// TLS, if set, secures the listeners of Serve. Certificates are read at
 	// each handshake, so its functions may renew them.
 	TLS *tls.Config
 
 	// Profiling serves profiles of the process below /debug/pprof/.
 	Profiling bool
+	// TracerProvider is told of calls; nil of none. TracesPerMillion is how many of a
+	// million, besides those whose clients want it.
+	TracerProvider   trace.TracerProvider
+	TracesPerMillion int32
+	// Routes say which resources have request counters of their own.
+	Routes *route.Table
+
 	// ExtensiveMetrics adds histograms of the time that calls take.
 	ExtensiveMetrics bool
 	// Registerer and Gatherer are where metrics are kept and read for /metrics.
@@ -106,6 +119,9 @@ func (c Config) withDefaults() Config {
 	or(&c.ClusterVersion, "3.7.0")
 	or(&c.StorageVersion, "3.7.0")
 	or(&c.QuotaBytes, 2<<30)
+	if c.Routes == nil {
+		c.Routes = route.CoreOnly()
+	}
 	if c.Registerer == nil {
 		r := prometheus.NewRegistry()
 		c.Registerer = r

@@ -3,7 +3,7 @@
 //
 //	client
 //	 [1] gateway             gRPC in: decode, check, translate
-//	 [2] gateway/admission   may it come in now? seats and fair queues (to come)
+//	 [2] gateway/admission   may it come in now? seats and fair queues
 //	 [3] gateway/router      which groups own the keys, and which member leads them (to come)
 //	 [4] storage/evaluate    at the leader: request + state + what is in flight -> effects
 //	 [5] storage/revline     the next revision; epochs, fences, closed revisions

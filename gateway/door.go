@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
 	"sync"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc/credentials"
+
+	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/pkg/throttle"
 )
 
 // gRPC and HTTP share the ports. gRPC accepts every connection and asks its
@@ -55,6 +59,10 @@ type door struct {
 	tls      *tls.Config // Nil if only plain text is spoken.
 	http     chan net.Conn
 	stopping <-chan struct{}
+	log      *slog.Logger
+	clock    clock.Clock
+	// failed bounds what is logged of handshakes that failed.
+	failed throttle.Throttle
 
 	maxOpen, maxPending int
 	refused             atomic.Int64
@@ -74,6 +82,8 @@ func newDoor(cfg *Config, stopping <-chan struct{}) *door {
 	d := &door{
 		http:       make(chan net.Conn),
 		stopping:   stopping,
+		log:        cfg.Logger,
+		clock:      cfg.Clock,
 		maxOpen:    cfg.MaxConnections,
 		maxPending: cfg.MaxPendingConnections,
 		pending:    map[*doorConn]struct{}{},
@@ -215,6 +225,7 @@ func (d *door) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 	}
 	if t != nil {
 		if err := t.Handshake(); err != nil {
+			d.handshakeFailed(dc, err)
 			return nil, nil, err
 		}
 		info = credentials.TLSInfo{
@@ -240,6 +251,18 @@ func (d *door) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 		return nil, nil, credentials.ErrConnDispatched
 	case <-d.stopping:
 		return nil, nil, io.EOF
+	}
+}
+
+// handshakeFailed says who could not come in, and why: the client itself is told
+// little more than that.
+func (d *door) handshakeFailed(c net.Conn, err error) {
+	if errors.Is(err, io.EOF) {
+		return // It went away, as probes of the port do.
+	}
+	if skipped, ok := d.failed.Allow(d.clock.Now()); ok {
+		d.log.Warn("a client's TLS handshake failed", slog.String("address", c.RemoteAddr().String()),
+			slog.Any("err", err), slog.Int("suppressed", skipped))
 	}
 }
 

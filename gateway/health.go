@@ -7,38 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"net/http/pprof"
 	"slices"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/member"
 )
-
-// Handler serves what etcd serves over HTTP beside gRPC: /health, /livez,
-// /readyz, /version and /metrics. Serve has it on the clients' ports already;
-// it is exported for listeners of metrics.
-func (s *Server) Handler() http.Handler { return s.mux }
-
-func (s *Server) newMux() *http.ServeMux {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/health", s.serveHealth)
-	s.installChecks(mux, "livez", s.serializableRead())
-	s.installChecks(mux, "readyz",
-		s.dataCorruption(), s.serializableRead(), s.linearizableRead(), s.nonLearner())
-	mux.HandleFunc("/version", s.serveVersion)
-	mux.Handle("/metrics", promhttp.InstrumentMetricHandler(s.cfg.Registerer,
-		promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{})))
-	if s.cfg.Profiling {
-		mux.HandleFunc("/debug/pprof/", pprof.Index)
-		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	}
-	return mux
-}
 
 // healthKey is read by health checks. Nobody else needs it to be there or not.
 var healthKey = []byte("health")
@@ -109,9 +83,23 @@ func (s *Server) nonLearner() check {
 	}}
 }
 
+// storeChecks are those that the store knows beside etcd's. A Store need not have
+// any.
+func (s *Server) storeChecks() []check {
+	checker, ok := s.store.(interface{ Checks() []member.Check })
+	if !ok {
+		return nil
+	}
+	var checks []check
+	for _, c := range checker.Checks() {
+		checks = append(checks, check{c.Name, c.Run})
+	}
+	return checks
+}
+
 // installChecks serves /kind, which runs all checks that ?exclude= does not
 // name, and /kind/name for each.
-func (s *Server) installChecks(mux *http.ServeMux, kind string, checks ...check) {
+func (s *Server) installChecks(p *Pages, kind string, checks ...check) {
 	serve := func(checks []check) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			if onlyGet(w, r) {
@@ -119,9 +107,9 @@ func (s *Server) installChecks(mux *http.ServeMux, kind string, checks ...check)
 			}
 		}
 	}
-	mux.HandleFunc("/"+kind, serve(checks))
+	p.Handle("/"+kind, serve(checks))
 	for _, c := range checks {
-		mux.HandleFunc("/"+kind+"/"+c.name, serve([]check{c}))
+		p.Handle("/"+kind+"/"+c.name, serve([]check{c}))
 	}
 }
 
@@ -154,23 +142,6 @@ func (s *Server) runChecks(w http.ResponseWriter, r *http.Request, kind string, 
 		_, _ = w.Write([]byte(report.String()))
 	}
 	_, _ = w.Write([]byte("ok\n"))
-}
-
-func (s *Server) serveVersion(w http.ResponseWriter, r *http.Request) {
-	if !onlyGet(w, r) {
-		return
-	}
-	body, err := json.Marshal(struct {
-		Server  string `json:"etcdserver"`
-		Cluster string `json:"etcdcluster"`
-		Storage string `json:"storage"`
-	}{s.cfg.ServerVersion, s.cfg.ClusterVersion, s.cfg.StorageVersion})
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body)
 }
 
 func onlyGet(w http.ResponseWriter, r *http.Request) bool {

@@ -2,10 +2,13 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,12 +16,17 @@ import (
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
+	"github.com/pebbledash/pebbledash/storage/member"
 )
 
-// ask asks the handler for a page.
+// ask asks for a page as on a client's port.
 func ask(s *Server, method, path string) (code int, body string) {
+	return askHandler(s.http.Handler, method, path)
+}
+
+func askHandler(h http.Handler, method, path string) (code int, body string) {
 	w := httptest.NewRecorder()
-	s.Handler().ServeHTTP(w, httptest.NewRequest(method, path, http.NoBody))
+	h.ServeHTTP(w, httptest.NewRequest(method, path, http.NoBody))
 	b, _ := io.ReadAll(w.Result().Body)
 	return w.Code, string(b)
 }
@@ -134,8 +142,87 @@ func TestProfilesAreServedIfAskedFor(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		s := New(Config{Profiling: on}, newFakeStore())
 		rec := httptest.NewRecorder()
-		s.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", nil))
+		s.http.Handler.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/debug/pprof/cmdline", nil))
 		require.Equal(t, on, rec.Code == http.StatusOK)
 		s.Close()
 	}
+}
+
+// checkedStore knows more than etcd of what may be wrong.
+type checkedStore struct {
+	*fakeStore
+	wrong atomic.Pointer[string]
+}
+
+func (s *checkedStore) Checks() []member.Check {
+	return []member.Check{
+		{Name: "group_core", Run: func(context.Context) error { return nil }},
+		{Name: "disk", Run: func(context.Context) error {
+			if wrong := s.wrong.Load(); wrong != nil {
+				return errors.New(*wrong)
+			}
+			return nil
+		}},
+	}
+}
+
+// The listeners of metrics have all pages, and the store's checks; the clients' have
+// what etcd has.
+func TestOps(t *testing.T) {
+	store := &checkedStore{fakeStore: newFakeStore()}
+	s := New(Config{Profiling: true}, store)
+	t.Cleanup(s.Close)
+	ops := func(path string) (int, string) { return askHandler(s.Ops(), http.MethodGet, path) }
+	const etcds = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n"
+	expect := func(path string, code int, body string) {
+		t.Helper()
+		gotCode, gotBody := ops(path)
+		require.Equal(t, code, gotCode, path)
+		require.Equal(t, body, gotBody, path)
+	}
+	expect("/readyz?verbose", http.StatusOK, etcds+"[+]group_core ok\n[+]disk ok\nok\n")
+	full := "full"
+	store.wrong.Store(&full)
+	expect("/readyz", http.StatusServiceUnavailable, etcds+"[+]group_core ok\n[-]disk failed: full\n\n")
+	expect("/readyz?exclude=disk", http.StatusOK, "ok\n")
+	expect("/readyz/disk", http.StatusServiceUnavailable, "[-]disk failed: full\n\n")
+	expect("/readyz/group_core", http.StatusOK, "ok\n")
+	// What a restart does not mend does not make it less alive.
+	expect("/livez?verbose", http.StatusOK, "[+]serializable_read ok\nok\n")
+	expect("/healthz?verbose", http.StatusOK, "[+]serializable_read ok\nok\n")
+	expect("/readyz/nonsense", http.StatusNotFound, "404 page not found\n")
+
+	code, body := ask(s, http.MethodGet, "/readyz?verbose")
+	require.Equal(t, http.StatusOK, code)
+	require.Equal(t, etcds+"ok\n", body)
+	for _, path := range []string{"/healthz", "/readyz/disk", "/flagz"} {
+		code, _ := ask(s, http.MethodGet, path)
+		require.Equal(t, http.StatusNotFound, code, path)
+	}
+	for _, path := range []string{"/health", "/livez", "/readyz", "/version", "/metrics", "/debug/vars", "/debug/pprof/"} {
+		require.Contains(t, s.Ops().Paths(), path)
+		code, _ := ask(s, http.MethodGet, path)
+		require.Equal(t, http.StatusOK, code, path)
+	}
+}
+
+func TestVars(t *testing.T) {
+	s := New(Config{}, newFakeStore())
+	t.Cleanup(s.Close)
+	_, body := ask(s, http.MethodGet, "/debug/vars")
+	var vars struct {
+		CommandLine []string `json:"cmdline"`
+		MemStats    struct{ Alloc uint64 }
+		Raft        struct {
+			ID, Lead              string
+			Term, Commit, Applied uint64
+		} `json:"raft.status"`
+	}
+	require.NoError(t, json.Unmarshal([]byte(body), &vars))
+	require.Empty(t, vars.CommandLine, "secrets may be on it")
+	require.Positive(t, vars.MemStats.Alloc)
+	require.Equal(t, "3e", vars.Raft.ID)
+	require.Equal(t, "3e", vars.Raft.Lead)
+	require.EqualValues(t, 11, vars.Raft.Commit)
+	require.EqualValues(t, 10, vars.Raft.Applied)
 }

@@ -62,6 +62,12 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	m := s.metrics.methods[info.FullMethod]
 	m.started.Inc()
 	m.received.Inc()
+	m.countResource(req)
+	if s.tracer != nil {
+		var call *tracedCall
+		ctx, call = s.tracer.begin(ctx, info.FullMethod)
+		defer func() { call.end(err) }()
+	}
 	start := s.clock.Now()
 	defer func() {
 		if p := recover(); p != nil {
@@ -78,7 +84,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if s.headers.raft.IsLearner() && !servedByLearner(req) {
 		return nil, rpctypes.ErrGRPCNotSupportedForLearner
 	}
-	return handler(ctx, req)
+	return s.admit(ctx, info.FullMethod, req, handler)
 }
 
 // servedByLearner says whether a member that is a learner answers a request, as
@@ -133,6 +139,11 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	m.started.Inc()
 	start := s.clock.Now()
 	wrapped := &serverStream{ServerStream: ss, metrics: m, ctx: ss.Context()}
+	if s.tracer != nil && traced(info.FullMethod) {
+		var call *tracedCall
+		wrapped.ctx, call = s.tracer.begin(wrapped.ctx, info.FullMethod)
+		defer func() { call.end(err) }()
+	}
 	if md, ok := metadata.FromIncomingContext(wrapped.ctx); ok && requiresLeader(md) {
 		ctx, cancel := context.WithCancelCause(wrapped.ctx)
 		wrapped.ctx = ctx
@@ -182,6 +193,7 @@ func (ss *serverStream) RecvMsg(m any) error {
 	err := ss.ServerStream.RecvMsg(m)
 	if err == nil {
 		ss.metrics.received.Inc()
+		ss.metrics.countResource(m)
 	}
 	return err
 }

@@ -1,14 +1,18 @@
 package gateway
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // maxClientVersions bounds the values of the label that clients choose
@@ -45,6 +49,10 @@ type methodMetrics struct {
 	request *requestSeconds
 	// readonly is request of a transaction that only reads.
 	readonly *requestSeconds
+	// resources has the counters of a method with keys, by the number of the
+	// resource; nil of another.
+	resources []prometheus.Counter
+	routed    *route.Resources
 }
 
 type requestSeconds struct{ failed, succeeded prometheus.Observer }
@@ -55,6 +63,9 @@ var requestTypes = map[string]string{
 	"LeaseGrant": "LeaseGrant", "LeaseRevoke": "LeaseRevoke",
 }
 
+// keyedMethods are the methods that are counted by resource.
+var keyedMethods = []string{"Range", "RangeStream", "Put", "DeleteRange", "Txn"}
+
 func newServerMetrics(cfg *Config, c *codec, d *door) *serverMetrics {
 	reg := cfg.Registerer
 	auto := promauto.With(reg)
@@ -62,6 +73,13 @@ func newServerMetrics(cfg *Config, c *codec, d *door) *serverMetrics {
 		Namespace: "etcd", Subsystem: "server", Name: "version",
 		Help:        "Which version is running. 1 for 'server_version' label with current version.",
 		ConstLabels: prometheus.Labels{"server_version": cfg.ServerVersion},
+	}).Set(1)
+	major, rest, _ := strings.Cut(cfg.ClusterVersion, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	auto.NewGauge(prometheus.GaugeOpts{
+		Namespace: "etcd", Subsystem: "cluster", Name: "version",
+		Help:        "Which version is running. 1 for 'cluster_version' label with current cluster version",
+		ConstLabels: prometheus.Labels{"cluster_version": major + "." + minor},
 	}).Set(1)
 	auto.NewGauge(prometheus.GaugeOpts{
 		Namespace: "etcd", Subsystem: "server", Name: "quota_backend_bytes",
@@ -119,8 +137,8 @@ func newServerMetrics(cfg *Config, c *codec, d *door) *serverMetrics {
 }
 
 // addMethods makes the counters of every method that g serves.
-func (m *serverMetrics) addMethods(reg prometheus.Registerer, g *grpc.Server, extensive bool) {
-	auto := promauto.With(reg)
+func (m *serverMetrics) addMethods(cfg *Config, g *grpc.Server) {
+	auto := promauto.With(cfg.Registerer)
 	labels := []string{"grpc_type", "grpc_service", "grpc_method"}
 	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return auto.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
@@ -133,13 +151,19 @@ func (m *serverMetrics) addMethods(reg prometheus.Registerer, g *grpc.Server, ex
 	sent := vec("grpc_server_msg_sent_total",
 		"Total number of gRPC stream messages sent by the server.", labels...)
 	var handling *prometheus.HistogramVec
-	if extensive {
+	if cfg.ExtensiveMetrics {
 		handling = auto.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "grpc_server_handling_seconds",
 			Help:    "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.",
 			Buckets: prometheus.DefBuckets,
 		}, labels)
 	}
+
+	byResource := auto.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "pebbledash", Subsystem: "gateway", Name: "requests_total",
+		Help: "Requests by method and resource; those of resources without a route are other. A request belongs to the first key that it names.",
+	}, []string{"method", "resource"})
+	routed := cfg.Routes.Resources()
 
 	m.methods = map[string]*methodMetrics{}
 	for service, info := range g.GetServiceInfo() {
@@ -161,6 +185,12 @@ func (m *serverMetrics) addMethods(reg prometheus.Registerer, g *grpc.Server, ex
 				mm.request = m.secondsOf(kind)
 				if kind == "Txn" {
 					mm.readonly = m.secondsOf("ReadonlyTxn")
+				}
+			}
+			if service == "etcdserverpb.KV" && slices.Contains(keyedMethods, method.Name) {
+				mm.routed = routed
+				for _, name := range routed.Names() {
+					mm.resources = append(mm.resources, byResource.WithLabelValues(method.Name, name))
 				}
 			}
 			m.methods["/"+service+"/"+method.Name] = mm
@@ -207,6 +237,47 @@ func (m *serverMetrics) countVersion(version string, stream bool) {
 	} else {
 		counters[0].Inc()
 	}
+}
+
+// countResource counts a request of a method with keys.
+func (m *methodMetrics) countResource(req any) {
+	if m.resources != nil {
+		m.resources[m.routed.Of(firstKey(req))].Inc()
+	}
+}
+
+// firstKey returns the first key that a request names, nil if it names none.
+func firstKey(req any) []byte {
+	switch r := req.(type) {
+	case *pb.RangeRequest:
+		return r.Key
+	case *pb.PutRequest:
+		return r.Key
+	case *pb.DeleteRangeRequest:
+		return r.Key
+	case *pb.TxnRequest:
+		if len(r.Compare) > 0 {
+			return r.Compare[0].GetKey()
+		}
+		for _, branch := range [...][]*pb.RequestOp{r.Success, r.Failure} {
+			if len(branch) > 0 {
+				return firstKeyOf(branch[0])
+			}
+		}
+	}
+	return nil
+}
+
+func firstKeyOf(op *pb.RequestOp) []byte {
+	switch u := op.GetRequest().(type) {
+	case *pb.RequestOp_RequestRange:
+		return u.RequestRange.GetKey()
+	case *pb.RequestOp_RequestPut:
+		return u.RequestPut.GetKey()
+	case *pb.RequestOp_RequestDeleteRange:
+		return u.RequestDeleteRange.GetKey()
+	}
+	return nil // One within one is not looked into.
 }
 
 func (m *methodMetrics) finish(code codes.Code) {

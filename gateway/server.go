@@ -44,13 +44,16 @@ type Server struct {
 	clock   clock.Clock
 	headers headers
 	metrics *serverMetrics
+	tracer  *tracer
 	codec   *codec
 
 	door   *door
 	grpc   *grpc.Server
 	health *health.Server
-	http   *http.Server
-	mux    *http.ServeMux
+	// http serves what is not gRPC on the clients' ports, ops what the listeners of
+	// metrics have.
+	http, ops *http.Server
+	pages     *Pages
 
 	slowCalls     slowCalls
 	leaderStreams leaderStreams
@@ -80,8 +83,9 @@ func New(cfg Config, store Store) *Server {
 	}
 	s.door = newDoor(&cfg, s.stopping)
 	s.metrics = newServerMetrics(&cfg, s.codec, s.door)
+	s.tracer = newTracer(&cfg)
 	s.grpc = grpc.NewServer(s.options()...)
-	pb.RegisterKVServer(s.grpc, &kvServer{Server: s})
+	pb.RegisterKVServer(s.grpc, admittedKV{&kvServer{Server: s}})
 	pb.RegisterWatchServer(s.grpc, newWatchServer(s))
 	pb.RegisterLeaseServer(s.grpc, &leaseServer{Server: s})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{Server: s})
@@ -89,19 +93,25 @@ func New(cfg Config, store Store) *Server {
 	pb.RegisterAuthServer(s.grpc, &authServer{Server: s})
 	// As in etcd the one name that is known is the empty one: the server.
 	healthpb.RegisterHealthServer(s.grpc, s.health)
-	s.metrics.addMethods(cfg.Registerer, s.grpc, cfg.ExtensiveMetrics)
+	s.metrics.addMethods(&cfg, s.grpc)
 
-	s.mux = s.newMux()
-	s.http = &http.Server{
-		Handler:           s.mux,
+	metrics := s.metricsHandler()
+	s.http = newHTTPServer(s.clientPages(metrics))
+	s.pages = s.opsPages(metrics)
+	s.ops = newHTTPServer(s.pages)
+	s.background.Go(s.watchLeader)
+	s.background.Go(func() { _ = s.http.Serve(httpListener{s.door}) })
+	return s
+}
+
+func newHTTPServer(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           handler,
 		ReadHeaderTimeout: httpHeaderTimeout,
 		IdleTimeout:       httpIdleTimeout,
 		MaxHeaderBytes:    httpHeaderBytes,
 		ErrorLog:          log.New(io.Discard, "", 0), // Clients' mistakes are not ours to log.
 	}
-	s.background.Go(s.watchLeader)
-	s.background.Go(func() { _ = s.http.Serve(httpListener{s.door}) })
-	return s
 }
 
 func (s *Server) options() []grpc.ServerOption {
@@ -153,10 +163,10 @@ func (s *Server) ServeMode(l net.Listener, mode Mode) error {
 	return err
 }
 
-// ServeHTTP serves Handler alone on l, for probes and metrics; l may be a TLS
+// ServeOps serves Ops on l, for probes, metrics and people; l may be a TLS
 // listener. It returns nil when the server stops.
-func (s *Server) ServeHTTP(l net.Listener) error {
-	err := s.http.Serve(l)
+func (s *Server) ServeOps(l net.Listener) error {
+	err := s.ops.Serve(l)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -172,6 +182,7 @@ func (s *Server) Stop(ctx context.Context) {
 		defer close(done)
 		s.grpc.GracefulStop()
 		_ = s.http.Shutdown(ctx)
+		_ = s.ops.Shutdown(ctx)
 	}()
 	select {
 	case <-done:
@@ -185,6 +196,7 @@ func (s *Server) Close() {
 	s.beginStop()
 	s.grpc.Stop()
 	_ = s.http.Close()
+	_ = s.ops.Close()
 	s.background.Wait()
 }
 

@@ -22,6 +22,7 @@ var onlyIn = map[string][]string{
 	"go.etcd.io/raft/v3/raftpb":           {"storage/group", "storage/member"},
 	"github.com/cockroachdb/pebble":       {"storage/engine"},
 	"go.etcd.io/etcd/api/v3/etcdserverpb": {"gateway"},
+	"go.opentelemetry.io":                 {"gateway", "cmd"},
 	"k8s.io/apiserver":                    {"gateway/admission", "gateway/serving", "gateway/conformance"},
 	"k8s.io/component-base":               {"cmd", "gateway/admission", "gateway/serving", "gateway/conformance"},
 }

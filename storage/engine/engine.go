@@ -17,6 +17,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/pebbledash/pebbledash/pkg/clock"
 )
 
 // Pebble's types, under this package's name.
@@ -67,6 +69,9 @@ type Config struct {
 	// Flushed is called after each flush that made data durable. It must not
 	// block.
 	Flushed func()
+	// Stalls counts for how long writers had to wait, by Clock; may be nil.
+	Stalls *Stalls
+	Clock  clock.Clock
 	// Fatal is called when writes to the disk have failed and the database can
 	// not go on: what was being committed is not durable and must not be
 	// acknowledged. The goroutine that was committing ends after Fatal returns.
@@ -118,6 +123,9 @@ const maxBackgroundErrors = 10
 
 func listener(cfg Config) *pebble.EventListener {
 	var failures atomic.Int64
+	if cfg.Clock == nil {
+		cfg.Clock = clock.Real{}
+	}
 	l := &pebble.EventListener{
 		BackgroundError: func(err error) {
 			// One failure is told of several times; the log has the first.
@@ -132,11 +140,14 @@ func listener(cfg Config) *pebble.EventListener {
 			cfg.Fatal(fmt.Errorf("engine: corrupt data in %s: %w", info.Path, info.Details))
 		},
 		DiskSlow: func(info pebble.DiskSlowInfo) {
+			cfg.Stalls.slowDisk()
 			cfg.Logger.Warn("disk is slow", "path", info.Path, "operation", info.OpType.String(), "took", info.Duration)
 		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
+			cfg.Stalls.begin(cfg.Clock.Now())
 			cfg.Logger.Warn("writes wait for the database to flush", "dir", cfg.Dir, "reason", info.Reason)
 		},
+		WriteStallEnd: func() { cfg.Stalls.end(cfg.Clock.Now()) },
 		FlushEnd: func(info pebble.FlushInfo) {
 			if info.Err != nil {
 				return

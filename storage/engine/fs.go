@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"errors"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
@@ -29,6 +31,16 @@ func NewMem() *MemFS { return vfs.NewMem() }
 // NewCrashableMem returns an empty file system in memory of which CrashClone
 // shows what a loss of power would leave.
 func NewCrashableMem() *MemFS { return vfs.NewCrashableMem() }
+
+// SpaceLeft returns how many bytes are left on the file system of dir, and how many it
+// has. known is false if it can't say.
+func SpaceLeft(fs FS, dir string) (left, total uint64, known bool, err error) {
+	usage, err := fs.GetDiskUsage(dir)
+	if errors.Is(err, vfs.ErrUnsupported) {
+		return 0, 0, false, nil
+	}
+	return usage.AvailBytes, usage.TotalBytes, err == nil, err
+}
 
 // WrapFaulty returns fs with operations that fail when inj says so.
 func WrapFaulty(fs FS, inj Injector) FS { return errorfs.Wrap(fs, inj) }

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/pebbledash/pebbledash/pkg/tracing"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
@@ -126,6 +127,7 @@ func (a *applier) apply(m *raftpb.Message) error {
 	// The line wakes those who wait for this index: last.
 	a.g.cfg.Observer.Applied(last.GetIndex(), &out)
 	a.g.cfg.Line.Applied(a.g.cfg.ID, a.g.cfg.Store.Applied(), &out)
+	answered := 0
 	// An entry leaves the flight only now that the store shows it: a request
 	// that saw it and changed nothing itself waits for it until then.
 	for _, e := range a.entries {
@@ -134,8 +136,11 @@ func (a *applier) apply(m *raftpb.Message) error {
 			continue
 		}
 		for _, p := range f.waiting {
+			p.trace.MarkAt(tracing.Committed, began)
+			p.trace.Mark(tracing.Applied)
 			close(p.done)
 		}
+		answered += len(f.waiting)
 		note.epoch = e.epoch
 		note.own++
 		if f.evaluated {
@@ -144,6 +149,9 @@ func (a *applier) apply(m *raftpb.Message) error {
 		if f.applied != nil {
 			note.calls = append(note.calls, appliedCall{f.applied, e.index})
 		}
+	}
+	if answered > 0 {
+		a.g.counts.committed.Add(int64(answered))
 	}
 	_ = a.g.inbox.apply(note)
 	if configured {

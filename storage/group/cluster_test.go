@@ -790,7 +790,7 @@ func (c *cluster) run(faults bool) {
 	require.NoError(c.t, last.err)
 	c.judge()
 	for _, n := range c.nodes {
-		c.tally.Refused += int(n.group.refusals.Load())
+		c.tally.Refused += int(n.group.Refused())
 		n.close()
 	}
 }

@@ -87,8 +87,9 @@ func (f *flight) takeUpTo(epoch, number uint64) (flying, bool) {
 	return f.take(epoch, oldest)
 }
 
-// fail answers everybody who waits and forgets the entries.
-func (f *flight) fail(err error) {
+// fail answers everybody who waits, forgets the entries, and returns how many
+// waited.
+func (f *flight) fail(err error) (waited int) {
 	f.mu.Lock()
 	entries := f.entries
 	f.entries, f.bytes = nil, 0
@@ -97,5 +98,7 @@ func (f *flight) fail(err error) {
 		for _, p := range e.waiting {
 			p.fail(err)
 		}
+		waited += len(e.waiting)
 	}
+	return waited
 }

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/pkg/tracing"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 	"github.com/pebbledash/pebbledash/storage/revline"
@@ -117,6 +118,8 @@ type Config struct {
 	Logger        *slog.Logger
 	// ApplySeconds observes what each commit to the state takes; may be nil.
 	ApplySeconds prometheus.Observer
+	// Traced says that the contexts of requests may have a tracing.Request.
+	Traced bool
 	// Fatal is told of a state that can't be gone on from.
 	Fatal func(error)
 }
@@ -152,6 +155,8 @@ type Group struct {
 	// wait until the last of them is.
 	restoring int
 	appends   []*raftpb.Message
+	// unlogged are the traced requests whose entries are not synced yet.
+	unlogged []*tracing.Request
 
 	// status is published by the loop for Status.
 	status atomic.Pointer[Status]
@@ -160,8 +165,7 @@ type Group struct {
 	sole atomic.Bool
 	// confState is conf, for others than the loop.
 	confState atomic.Pointer[raftpb.ConfState]
-	// refusals counts the entries that raft did not take.
-	refusals atomic.Int64
+	counts    counts
 	// ready is closed when the group can first serve.
 	ready     chan struct{}
 	readyOnce sync.Once
@@ -267,9 +271,6 @@ func (g *Group) Sole() bool { return g.sole.Load() }
 // Queued returns how many requests wait for their evaluation.
 func (g *Group) Queued() int64 { return g.inbox.queued.Load() }
 
-// Refused returns how many entries raft has refused to log.
-func (g *Group) Refused() int64 { return g.refusals.Load() }
-
 // AppliedIndex returns the index of the last applied entry.
 func (g *Group) AppliedIndex() uint64 { return g.applier.index.Load() }
 
@@ -344,6 +345,7 @@ func (g *Group) handle(box *letters) {
 			// The log's answer that the message is durable.
 			if len(m.GetEntries()) > 0 {
 				g.appending--
+				g.logged()
 			}
 			for _, r := range m.GetResponses() {
 				g.deliver(r)
@@ -482,6 +484,7 @@ func (g *Group) noteApplied(a appliedNote) {
 		g.cfg.Log.setKnown(g.rn.BasicStatus().Applied)
 	}
 	if a.fence != 0 {
+		g.counts.fences.Add(1)
 		if a.fence == g.reign.epoch {
 			g.reign.fenced = true
 		}
@@ -513,6 +516,9 @@ func (g *Group) publish() {
 		return
 	}
 	g.status.Store(&now)
+	if before.Leader != now.Leader && now.Leader != raft.None {
+		g.counts.leaderChanges.Add(1)
+	}
 	if before.Leader != now.Leader || before.Term != now.Term {
 		g.cfg.Observer.Changed()
 	}

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/pebbledash/pebbledash/pkg/tracing"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 )
 
@@ -19,6 +20,8 @@ type proposal struct {
 	done chan struct{}
 	res  evaluate.Result
 	err  error
+	// trace is nil if the request is not traced.
+	trace *tracing.Request
 }
 
 func (p *proposal) fail(err error) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -39,6 +40,8 @@ type Log struct {
 	// written is the last entry that was given to Pebble, stable or not yet. It
 	// belongs to the log writer.
 	written uint64
+	// appended counts the bytes of the entries that were given to Pebble.
+	appended atomic.Int64
 	// truncating is held while the log is truncated, and when its restart behind a
 	// snapshot is begun. mu may be taken after it.
 	truncating sync.Mutex
@@ -211,7 +214,9 @@ func (l *Log) encode(batch *engine.Batch, m *raftpb.Message) {
 	}
 	l.written = last
 	var key, row []byte
+	bytes := 0
 	for _, e := range entries {
+		bytes += len(e.GetData())
 		key = l.entryKey(key[:0], e.GetIndex())
 		row = binary.AppendUvarint(row[:0], e.GetTerm())
 		row = binary.AppendUvarint(row, uint64(e.GetType()))
@@ -220,6 +225,7 @@ func (l *Log) encode(batch *engine.Batch, m *raftpb.Message) {
 		copy(op.Value[copy(op.Value, row):], e.GetData())
 		must(op.Finish())
 	}
+	l.appended.Add(int64(bytes))
 }
 
 func (l *Log) decode(it *engine.Iterator) (*raftpb.Entry, error) {

@@ -6,6 +6,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 
+	"github.com/pebbledash/pebbledash/pkg/tracing"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 )
 
@@ -69,7 +70,7 @@ func (g *Group) endReign(err error) {
 	}
 	g.reign = reign{}
 	g.setSole()
-	g.applier.flight.fail(err)
+	g.counts.lost.Add(int64(g.applier.flight.fail(err)))
 	g.failQueue(ErrNotSequencer)
 }
 
@@ -141,7 +142,7 @@ func (g *Group) noteProposed(err error) {
 	if err == nil {
 		return
 	}
-	g.refusals.Add(1)
+	g.counts.refused.Add(1)
 	g.reign.dropped = true
 	if !errors.Is(err, raft.ErrProposalDropped) {
 		g.cfg.Logger.Warn("raft refused a proposal, will try again", "error", err)
@@ -226,7 +227,9 @@ func (g *Group) evaluateEntry() {
 			taken++
 			continue
 		}
+		p.trace.Mark(tracing.Evaluating)
 		res, err := g.eval.Do(p.ctx, p.op)
+		p.trace.Mark(tracing.Evaluated)
 		if errors.Is(err, evaluate.ErrDrain) {
 			g.reign.drain = true
 			break
@@ -244,13 +247,17 @@ func (g *Group) evaluateEntry() {
 	g.queue = g.queue[:rest]
 	g.inbox.queued.Add(-int64(taken))
 
+	g.counts.evaluated.Add(int64(taken))
+
 	data, ok := g.eval.Seal(prefix)
 	if !ok {
+		mark(changed, tracing.Confirming)
 		g.answerUnchanged(changed)
 		g.drained()
 		return
 	}
 	g.reign.number = number
+	g.noteTraced(changed)
 	g.propose(flying{epoch: g.reign.epoch, number: number, data: data, waiting: changed, evaluated: true})
 	g.handleReady()
 }
@@ -300,6 +307,7 @@ func (g *Group) answerApplied(ps []*proposal) {
 	if len(ps) == 0 || g.applier.flight.wait(ps) {
 		return
 	}
+	mark(ps, tracing.Confirmed)
 	for _, p := range ps {
 		close(p.done)
 	}
@@ -322,6 +330,10 @@ func (g *Group) drained() {
 // whether the request takes effect is not known.
 func (g *Group) Do(ctx context.Context, op evaluate.Op, size int) (evaluate.Result, error) {
 	p := &proposal{ctx: ctx, op: op, size: size, done: make(chan struct{})}
+	if g.cfg.Traced {
+		p.trace = tracing.From(ctx)
+		p.trace.Mark(tracing.Submitted)
+	}
 	if err := g.inbox.propose(p); err != nil {
 		return evaluate.Result{}, err
 	}
@@ -329,6 +341,7 @@ func (g *Group) Do(ctx context.Context, op evaluate.Op, size int) (evaluate.Resu
 	case <-p.done:
 		return p.res, p.err
 	case <-ctx.Done():
+		g.counts.abandoned.Add(1)
 		return evaluate.Result{}, ctx.Err()
 	}
 }

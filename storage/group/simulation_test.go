@@ -69,7 +69,7 @@ func simulate(t *testing.T, seed uint64) tally {
 			if _, ok := found.(violation); !ok {
 				// The product's own check: it may hold locks, and nothing can be ended
 				// in good order.
-				fmt.Println(what)
+				fmt.Fprintln(os.Stdout, what)
 				panic(found)
 			}
 			t.Error(what)

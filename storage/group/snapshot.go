@@ -60,6 +60,7 @@ func (g *Group) restore(m *raftpb.Message) {
 			g.incoming = append(g.incoming[:i], g.incoming[i+1:]...)
 			g.setConf(m.GetSnapshot().GetMetadata().GetConfState())
 			g.restoring++
+			g.counts.restoring.Add(1)
 			g.applier.submit(task{m, in})
 			return
 		}
@@ -112,6 +113,8 @@ func (g *Group) restored(m *raftpb.Message) {
 		g.appending++
 	}
 	g.cfg.Writer.submit(appendRequest{log: g.cfg.Log, msg: m, done: g.inbox.step})
+	g.counts.restoring.Add(-1)
+	g.counts.restored.Add(1)
 	if g.restoring--; g.restoring > 0 {
 		return
 	}
@@ -124,6 +127,9 @@ func (g *Group) restored(m *raftpb.Message) {
 
 // SnapshotSent tells raft whether a snapshot reached a member.
 func (g *Group) SnapshotSent(to uint64, ok bool) {
+	if ok {
+		g.counts.snapshotsSent.Add(1)
+	}
 	g.post(func() {
 		status := raft.SnapshotFinish
 		if !ok {

@@ -246,7 +246,11 @@ func (m *Member) serveMembers(ctx context.Context, payload []byte) ([]byte, erro
 		return nil, group.ErrNotSequencer
 	}
 	if !change.Again || !m.isMade(change) {
-		if err := m.makeChange(ctx, change); err != nil {
+		err := m.makeChange(ctx, change)
+		if change.Promote {
+			m.metrics.promotion(err)
+		}
+		if err != nil {
 			return nil, err
 		}
 	}

@@ -26,6 +26,7 @@ import (
 //	<dir>/LOCK.pid   who that is; only for the error that others get
 //	<dir>/log/       the Pebble of the raft logs
 //	<dir>/state/     the Pebble of the state
+//	<dir>/fixtures/  certificates of --auto-tls and --peer-auto-tls, if any
 //
 // VERSION is made last: where it is, log/ and state/ are; and until it is there
 // nothing is written to them. So a directory without it holds no data of ours,
@@ -39,6 +40,10 @@ const (
 	holderName  = "LOCK.pid"
 	logName     = "log"
 	stateName   = "state"
+
+	// FixturesName is the folder of certificates that a member has made for itself,
+	// as in etcd's data directories. It may be there before the member.
+	FixturesName = "fixtures"
 )
 
 // dirMode is etcd's: keys and values are nobody else's business.
@@ -295,6 +300,7 @@ func (d *DataDir) inspectNew(names []string) error {
 		switch name {
 		case tempName, lockName, holderName:
 		case "lost+found": // the root of a file system
+		case FixturesName:
 		case logName, stateName:
 			if data, err := d.list(name); err != nil || len(data) > 0 {
 				return fmt.Errorf("data directory %s has no %s, but there is something in %s/ (%s): it can't be opened; if it is not needed any more, empty the directory", d.dir, versionName, name, enumerate(data))

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
+	"github.com/pebbledash/pebbledash/pkg/tracing"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/evaluate/wire"
 	"github.com/pebbledash/pebbledash/storage/group"
@@ -18,6 +19,11 @@ import (
 // are committed, and applied here. An error of package mvcc, evaluate or lease
 // says that it changed nothing; after another the outcome is not known.
 func (m *Member) Do(ctx context.Context, op evaluate.Op) (res evaluate.Result, err error) {
+	defer func() {
+		if err == nil {
+			m.metrics.answered(op, &res)
+		}
+	}()
 	if m.reigning.Load() {
 		res, err = m.doHere(ctx, op)
 		if !errors.Is(err, group.ErrNotSequencer) {
@@ -56,7 +62,10 @@ func (m *Member) doHere(ctx context.Context, op evaluate.Op) (evaluate.Result, e
 
 // doThere has the sequencer do it, and waits until this member shows it.
 func (m *Member) doThere(ctx context.Context, op evaluate.Op) (evaluate.Result, error) {
+	trace := m.trace(ctx)
+	trace.Mark(tracing.Forwarded)
 	reply, err := m.call(ctx, methodDo, wire.AppendOp(nil, op))
+	trace.Mark(tracing.Returned)
 	if err != nil {
 		return evaluate.Result{}, err
 	}
@@ -70,6 +79,7 @@ func (m *Member) doThere(ctx context.Context, op evaluate.Op) (evaluate.Result, 
 	if err := m.line.WaitClosed(ctx, res.Revision); err != nil {
 		return evaluate.Result{}, m.cause(ctx)
 	}
+	trace.Mark(tracing.Ready)
 	if _, ok := op.(*evaluate.Compact); ok {
 		_, err = m.confirmed(ctx, 0) // which waits for what is compacted
 	}
@@ -80,9 +90,21 @@ func (m *Member) doThere(ctx context.Context, op evaluate.Op) (evaluate.Result, 
 // from one revision. Unless serializable is set, that revision holds everything
 // that was acknowledged before the call.
 func (m *Member) Read(ctx context.Context, op evaluate.Op, serializable bool) (evaluate.Result, error) {
-	return m.atHead(ctx, m.needs(op), serializable, func(head int64) (evaluate.Result, error) {
+	res, err := m.atHead(ctx, m.needs(op), serializable, func(head int64) (evaluate.Result, error) {
 		return m.readAt(ctx, op, head)
 	})
+	if err == nil {
+		m.metrics.answered(op, &res)
+	}
+	return res, err
+}
+
+// trace returns what to mark the steps of a request on, nil if it is not traced.
+func (m *Member) trace(ctx context.Context) *tracing.Request {
+	if !m.cfg.Traced {
+		return nil
+	}
+	return tracing.From(ctx)
 }
 
 // atHead calls read with the revision to read at. A compaction may overtake a
@@ -91,12 +113,19 @@ func (m *Member) Read(ctx context.Context, op evaluate.Op, serializable bool) (e
 func (m *Member) atHead(
 	ctx context.Context, mask revline.Mask, serializable bool, read func(head int64) (evaluate.Result, error),
 ) (evaluate.Result, error) {
+	m.metrics.reading.Add(1)
+	defer m.metrics.reading.Add(-1)
+	trace := m.trace(ctx)
 	for {
+		trace.Mark(tracing.Asked)
 		head, err := m.readRevision(ctx, mask, serializable)
 		if err != nil {
 			return evaluate.Result{}, err
 		}
+		trace.Mark(tracing.Ready)
+		trace.Mark(tracing.Reading)
 		res, err := read(head)
+		trace.Mark(tracing.Read)
 		if !errors.Is(err, mvcc.ErrCompacted) || m.Compacted() <= head {
 			return res, err
 		}
@@ -106,9 +135,9 @@ func (m *Member) atHead(
 func (m *Member) readAt(ctx context.Context, op evaluate.Op, head int64) (evaluate.Result, error) {
 	switch op := op.(type) {
 	case *evaluate.Range:
-		return evaluate.Read(ctx, m.space, head, op)
+		return evaluate.Read(ctx, m.reader, head, op)
 	case *evaluate.Txn:
-		return evaluate.ReadTxn(ctx, m.space, head, op)
+		return evaluate.ReadTxn(ctx, m.reader, head, op)
 	}
 	panic("member: Read of a request that is no read")
 }
@@ -120,9 +149,10 @@ func (m *Member) RangeStream(
 	ctx context.Context, r *evaluate.Range, serializable bool, maxBytes int,
 	emit func([]*mvccpb.KeyValue) error,
 ) (evaluate.Result, error) {
+	m.metrics.ranges.Add(1)
 	return m.atHead(ctx, m.needs(r), serializable, func(head int64) (evaluate.Result, error) {
 		// ErrCompacted comes before the first chunk or not at all.
-		return evaluate.Stream(ctx, m.space, head, r, maxBytes, emit)
+		return evaluate.Stream(ctx, m.reader, head, r, maxBytes, emit)
 	})
 }
 
@@ -172,6 +202,7 @@ func (m *Member) confirmed(ctx context.Context, mask revline.Mask) (int64, error
 		p, err = m.point(ctx, mask)
 		return err
 	})
+	m.trace(ctx).Mark(tracing.Pointed)
 	if err == nil {
 		m.line.Saw(p.Revision)
 		if p.Compacted > m.space.Compacted() {
@@ -186,6 +217,7 @@ func (m *Member) confirmed(ctx context.Context, mask revline.Mask) (int64, error
 	if err != nil && ctx.Err() != nil {
 		err = m.cause(ctx)
 	}
+	m.metrics.confirmation(err)
 	return p.Revision, err
 }
 

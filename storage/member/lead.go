@@ -30,6 +30,7 @@ func (m *Member) guideLeads(ctx context.Context) {
 			}
 			g.look()
 			m.promise()
+			m.lookForStills()
 			g.checkDisk()
 			g.checkReign()
 		}

@@ -45,9 +45,9 @@ type Config struct {
 	// same.
 	Routes *route.Table
 	// PeerListeners are where other members come in; a member without serves none.
-	// PeerTLS is for going out to them.
+	// PeerTLS makes the configuration of a connection to them.
 	PeerListeners []net.Listener
-	PeerTLS       *tls.Config
+	PeerTLS       func() *tls.Config
 	// SpreadLeaders gives each group's lead another home.
 	SpreadLeaders bool
 	// LaxReconfig leaves out the checks that a change of the members would not
@@ -66,8 +66,13 @@ type Config struct {
 	Clock         clock.Clock
 	Logger        *slog.Logger
 	Registerer    prometheus.Registerer
+	// Traced says that the contexts of requests may have a tracing.Request.
+	Traced bool
 	// Events is told of changes. May be nil.
 	Events revline.Sink
+	// Through returns what clients' reads go through before they come to the state;
+	// it must give the same answers. May be nil.
+	Through func(evaluate.Reader) evaluate.Reader
 	// Fatal is told, once, of a failure after which the member can't go on; nil
 	// is to log it. The member answers every request with group.ErrStopped
 	// from then on, and should be closed.
@@ -127,16 +132,18 @@ func (c *Config) electionTimeout() time.Duration {
 
 // Member is one running member. All methods may be called concurrently.
 type Member struct {
-	cfg     Config
-	id      Identity
-	routes  *route.Table
-	dir     *DataDir
-	logs    *engine.DB
-	state   *engine.DB
-	writer  *group.LogWriter
-	parts   []*part
-	core    *part
-	space   *keyspace.Space
+	cfg    Config
+	id     Identity
+	routes *route.Table
+	dir    *DataDir
+	logs   *engine.DB
+	state  *engine.DB
+	writer *group.LogWriter
+	parts  []*part
+	core   *part
+	space  *keyspace.Space
+	// reader is what clients read: space, maybe through something.
+	reader  evaluate.Reader
 	line    *revline.Line
 	reign   *reign.Reign
 	leases  leases
@@ -165,6 +172,10 @@ type Member struct {
 	// tick at which something of it came last.
 	ticks atomic.Uint64
 	heard sync.Map
+	// stills are of the groups' applying, in the order of parts, and of the closed
+	// revision.
+	stills      []still
+	closedStill still
 	// news is closed, and made anew, when who leads or reigns may have changed.
 	news news
 
@@ -195,7 +206,7 @@ type part struct {
 func Open(ctx context.Context, cfg Config) (*Member, error) {
 	cfg.complete()
 	m := &Member{
-		cfg: cfg, flushed: make(chan struct{}, 1), metrics: newMetrics(),
+		cfg: cfg, flushed: make(chan struct{}, 1), metrics: newMetrics(cfg.Registerer),
 		failed: make(chan struct{}), ready: make(chan struct{}),
 	}
 	m.stopCtx, m.stop = context.WithCancel(context.Background())
@@ -276,7 +287,12 @@ func (m *Member) openParts() error {
 		m.parts = append(m.parts, p)
 	}
 	m.core = m.parts[0]
+	m.stills = make([]still, len(m.parts))
 	m.space = keyspace.New(m.routes, stores)
+	m.reader = m.space
+	if m.cfg.Through != nil {
+		m.reader = m.cfg.Through(m.space)
+	}
 	return nil
 }
 
@@ -296,7 +312,7 @@ func (m *Member) openLine() error {
 		cfg.Applied = append(cfg.Applied, p.store.Applied())
 		cfg.Closed = max(cfg.Closed, closed)
 	}
-	m.scrub = newScrubber(m.parts, m.cfg.Logger, m.fail)
+	m.scrub = m.newScrubber()
 	m.line = revline.New(cfg)
 	m.compact()
 	var crossing *evaluate.Crossing
@@ -310,7 +326,7 @@ func (m *Member) openLine() error {
 	})
 	m.reign = reign.New(reign.Config{
 		Line: m.line, Core: m.core.store, Crossing: crossing, Needs: m.needs, Logger: m.cfg.Logger,
-		Begun: m.begun, Ended: m.ended, Fatal: m.fail,
+		Begun: m.begun, Ended: m.ended, Fatal: m.fail, Traced: m.cfg.Traced, Clock: m.cfg.Clock,
 	})
 	return nil
 }
@@ -323,7 +339,8 @@ func (m *Member) startGroups() error {
 			Line: m.line, Compacted: m.decided.Load, Leases: &m.leases, MinTTL: m.minTTL(),
 			Observer: observer{m, i}, Confirm: m.confirm, Sole: m.sole, Transport: m,
 			Clock: m.cfg.Clock, Tick: m.cfg.TickInterval, ElectionTicks: m.cfg.ElectionTicks,
-			Logger: m.cfg.Logger.With("group", p.name), Fatal: m.fail, ApplySeconds: m.metrics.commit,
+			Logger: m.cfg.Logger.With("group", p.name), Fatal: m.fail, ApplySeconds: m.metrics,
+			Traced: m.cfg.Traced,
 		}
 		var err error
 		if p.Group, err = group.Open(cfg); err != nil {
@@ -396,7 +413,7 @@ func (m *Member) openDatabases() error {
 	m.logs, err = engine.Open(engine.Config{
 		Dir: m.dir.LogDir(), FS: m.cfg.FS, Log: true,
 		CacheBytes: logCacheBytes, MemTableBytes: logMemTableBytes,
-		Logger: m.cfg.Logger, Fatal: m.fail,
+		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.logStalls, Clock: m.cfg.Clock,
 	})
 	if err != nil {
 		return err
@@ -404,7 +421,7 @@ func (m *Member) openDatabases() error {
 	m.state, err = engine.Open(engine.Config{
 		Dir: m.dir.StateDir(), FS: m.cfg.FS,
 		CacheBytes: m.cfg.CacheBytes, MemTableBytes: m.cfg.MemTableBytes,
-		Logger: m.cfg.Logger, Fatal: m.fail,
+		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.stateStalls, Clock: m.cfg.Clock,
 		Flushed: func() {
 			select {
 			case m.flushed <- struct{}{}:

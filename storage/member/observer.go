@@ -45,9 +45,6 @@ func (o observer) Restored(mvcc.Applied) {
 // Leads implements group.Observer.
 func (o observer) Leads(term uint64) {
 	if o.isCore() {
-		if term != 0 {
-			o.m.metrics.leads.Add(1)
-		}
 		o.m.reign.Lead(term)
 	}
 	o.m.news.tell()

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"time"
 
+	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/storage/group"
 )
 
@@ -18,15 +20,23 @@ type scrubber struct {
 	log   *slog.Logger
 	fail  func(error)
 	wake  chan struct{}
+	clock clock.Clock
+	// metrics are told what each scrub took.
+	metrics *metrics
 	// progress is sent a channel by whoever waits; it is closed after a scrub.
 	progress chan chan struct{}
 }
 
-func newScrubber(parts []*part, log *slog.Logger, fail func(error)) *scrubber {
-	s := &scrubber{parts: parts, log: log, fail: fail, wake: make(chan struct{}, 1), progress: make(chan chan struct{})}
+func (m *Member) newScrubber() *scrubber {
+	s := &scrubber{
+		parts: m.parts, log: m.cfg.Logger, fail: m.fail, clock: m.cfg.Clock, metrics: m.metrics,
+		wake: make(chan struct{}, 1), progress: make(chan chan struct{}),
+	}
 	s.signal()
 	return s
 }
+
+func milliseconds(d time.Duration) float64 { return float64(d / time.Millisecond) }
 
 func (s *scrubber) signal() {
 	select {
@@ -46,16 +56,25 @@ func (s *scrubber) run(ctx context.Context) {
 			continue
 		case <-s.wake:
 		}
+		began, worked := s.clock.Now(), false
 		for _, p := range s.parts {
+			step := s.clock.Now()
 			// Between steps everybody else goes first.
 			err := p.store.Scrub(scrubRows, func() bool {
+				worked = true
+				s.metrics.pause.Observe(milliseconds(s.clock.Since(step)))
 				runtime.Gosched()
+				step = s.clock.Now()
 				return ctx.Err() == nil
 			})
 			if err != nil {
 				s.fail(fmt.Errorf("member: compaction of %s: %w", p.name, err))
 				return
 			}
+		}
+		if worked {
+			s.metrics.compaction.Observe(milliseconds(s.clock.Since(began)))
+			s.metrics.compacted.Store(s.clock.Now().Unix())
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
@@ -25,16 +26,22 @@ type Status struct {
 func (m *Member) Status() Status {
 	s := m.core.Status()
 	r := m.core.Replicas()
-	state, logs := m.state.Metrics(), m.logs.Metrics()
-	// What is not flushed yet will be on disk soon; it counts.
-	size := state.DiskSpaceUsage() + state.MemTable.Size
-	garbage := state.Table.ObsoleteSize + state.Table.ZombieSize
+	size, inUse := sizes(m.state.Metrics(), m.logs.Metrics())
 	return Status{
 		ClusterID: m.id.ClusterID, MemberID: m.id.MemberID,
 		Leader: s.Leader, Term: s.Term, Index: s.Commit, AppliedIndex: m.core.AppliedIndex(),
 		IsLearner: slices.Contains(r.Learners, m.id.MemberID),
-		DBSize:    int64(size + logs.DiskSpaceUsage()), DBSizeInUse: int64(size - min(size, garbage)),
+		DBSize:    size, DBSizeInUse: inUse,
 	}
+}
+
+// sizes returns what the data takes on disk, and an estimate of what of it is in
+// use.
+func sizes(state, logs *engine.Metrics) (size, inUse int64) {
+	// What is not flushed yet will be on disk soon; it counts.
+	data := state.DiskSpaceUsage() + state.MemTable.Size
+	garbage := state.Table.ObsoleteSize + state.Table.ZombieSize
+	return int64(data + logs.DiskSpaceUsage()), int64(data - min(data, garbage))
 }
 
 // Leader returns the member that leads, 0 if none is known.
@@ -56,6 +63,13 @@ type HashResult struct {
 // HashKV returns a checksum of the history up to rev, 0 for the head. It is of
 // what this member has, as in etcd.
 func (m *Member) HashKV(ctx context.Context, rev int64) (HashResult, error) {
+	began := m.cfg.Clock.Now()
+	res, err := m.hashAt(ctx, rev)
+	m.metrics.hashRev.Observe(m.cfg.Clock.Since(began).Seconds())
+	return res, err
+}
+
+func (m *Member) hashAt(ctx context.Context, rev int64) (HashResult, error) {
 	if err := m.started(ctx); err != nil {
 		return HashResult{}, err
 	}
@@ -83,6 +97,8 @@ func (m *Member) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 
 // Hash returns a checksum of all that is kept, and the store's revision.
 func (m *Member) Hash(ctx context.Context) (uint32, int64, error) {
-	res, err := m.HashKV(ctx, 0)
+	began := m.cfg.Clock.Now()
+	res, err := m.hashAt(ctx, 0)
+	m.metrics.hash.Observe(m.cfg.Clock.Since(began).Seconds())
 	return res.Hash, res.Revision, err
 }

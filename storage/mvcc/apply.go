@@ -21,6 +21,9 @@ type Batch struct {
 	// next of them may have.
 	main, sub int64
 
+	// puts, deletes and putBytes count what becomes of keys.
+	puts, deletes, putBytes int64
+
 	// keyBuf and valueBuf are scratch.
 	keyBuf, valueBuf []byte
 }
@@ -180,6 +183,8 @@ func (b *Batch) addPut(r *effectReader) error {
 			}
 		}
 	}
+	b.puts++
+	b.putBytes += int64(len(key) + len(value))
 	b.out.Events = append(b.out.Events, &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: h.keyValue(key, value)})
 	b.out.Subs = append(b.out.Subs, uint32(rev.Sub))
 	return nil
@@ -205,6 +210,7 @@ func (b *Batch) addDelete(r *effectReader) error {
 	if err := b.detach(leaseBefore, key); err != nil {
 		return err
 	}
+	b.deletes++
 	b.out.Events = append(b.out.Events, deletion(key, rev.Main))
 	b.out.Subs = append(b.out.Subs, uint32(rev.Sub))
 	return nil
@@ -285,6 +291,7 @@ func (b *Batch) Commit() (Outcome, error) {
 		return Outcome{}, fmt.Errorf("mvcc: apply: %w", err)
 	}
 	s.applied = b.next
+	s.tally.add(b)
 	if b.out.Compacted > 0 {
 		s.decided = b.out.Compacted
 		if !s.deferred {

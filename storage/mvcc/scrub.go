@@ -66,6 +66,7 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	defer func() { _ = batch.Close() }()
 	next = target
 	rows := 0
+	deleted := int64(0) // versions, of two rows each
 	// kept are the tombstones of the last revision: they may go once the step
 	// goes beyond it.
 	var kept []keptTombstone
@@ -77,6 +78,7 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 			if err := s.scrubVersion(batch, t.key, t.rev, 0); err != nil {
 				return err
 			}
+			deleted++
 			rows += 2
 		}
 		kept = kept[:0]
@@ -107,6 +109,7 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 		if tombstone {
 			kept = append(kept, keptTombstone{bytes.Clone(key), rev})
 		}
+		deleted += int64(n / 2)
 		rows += n + 1
 	}
 	if err := it.Error(); err != nil {
@@ -121,6 +124,7 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	if err := batch.Commit(engine.NoSync); err != nil {
 		return 0, fmt.Errorf("mvcc: scrub: %w", err)
 	}
+	s.tally.scrubbed.Add(deleted)
 	return next, nil
 }
 

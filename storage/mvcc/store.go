@@ -36,6 +36,7 @@ type Store struct {
 	deferred bool
 
 	counts Counts
+	tally  tally
 }
 
 // Open opens the group's state in db, empty or as it was left.

@@ -14,6 +14,9 @@ import (
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
 	grpcpeer "google.golang.org/grpc/peer"
+
+	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/pkg/throttle"
 )
 
 const (
@@ -25,7 +28,7 @@ const (
 
 func (t *Transport) newServer() *grpc.Server {
 	s := grpc.NewServer(
-		grpc.Creds(doorkeeper{}),
+		grpc.Creds(&doorkeeper{log: t.log, clock: t.clock}),
 		grpc.ForceServerCodecV2(codec{}),
 		experimental.BufferPool(&t.buffers),
 		grpc.MaxRecvMsgSize(maxMessageBytes),
@@ -82,9 +85,13 @@ func (t *Transport) newServer() *grpc.Server {
 
 // doorkeeper finishes TLS handshakes, and lets handlers find the connection under a
 // stream. It implements gRPC's TransportCredentials.
-type doorkeeper struct{}
+type doorkeeper struct {
+	log    *slog.Logger
+	clock  clock.Clock
+	failed throttle.Throttle
+}
 
-var _ credentials.TransportCredentials = doorkeeper{}
+var _ credentials.TransportCredentials = (*doorkeeper)(nil)
 
 // acceptedConn is what the doorkeeper tells of a connection.
 type acceptedConn struct {
@@ -96,7 +103,7 @@ type acceptedConn struct {
 func (acceptedConn) AuthType() string { return "peer" }
 
 // ServerHandshake makes a connection ready. gRPC has set a deadline.
-func (doorkeeper) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (d *doorkeeper) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	inner := c
 	if l, ok := c.(*limitedConn); ok {
 		inner = l.Conn
@@ -105,6 +112,10 @@ func (doorkeeper) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, e
 	info.SecurityLevel = credentials.NoSecurity
 	if t, ok := inner.(*tls.Conn); ok {
 		if err := t.Handshake(); err != nil {
+			if skipped, ok := d.failed.Allow(d.clock.Now()); ok {
+				d.log.Warn("a member's TLS handshake failed", slog.String("address", c.RemoteAddr().String()),
+					slog.Any("err", err), slog.Int("suppressed", skipped))
+			}
 			return nil, nil, err
 		}
 		info.raw = t.NetConn()
@@ -114,18 +125,18 @@ func (doorkeeper) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, e
 }
 
 // ClientHandshake is not for a doorkeeper.
-func (doorkeeper) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (*doorkeeper) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	return nil, nil, errors.New("peer: the doorkeeper is for servers")
 }
 
 // Info names the protocol.
-func (doorkeeper) Info() credentials.ProtocolInfo { return credentials.ProtocolInfo{} }
+func (*doorkeeper) Info() credentials.ProtocolInfo { return credentials.ProtocolInfo{} }
 
 // Clone returns the doorkeeper itself.
-func (d doorkeeper) Clone() credentials.TransportCredentials { return d }
+func (d *doorkeeper) Clone() credentials.TransportCredentials { return d }
 
 // OverrideServerName does nothing, as for any server.
-func (doorkeeper) OverrideServerName(string) error { return nil }
+func (*doorkeeper) OverrideServerName(string) error { return nil }
 
 // rawConn returns the connection under a stream.
 func rawConn(ctx context.Context) net.Conn {

@@ -15,7 +15,7 @@ import (
 // Ask makes a call of whatever member is at one of the URLs, as nobody: its Handler
 // is told that the call is from member 0. Each URL is tried in turn until one of them
 // has taken the call. The errors are those of Transport.Call.
-func Ask(ctx context.Context, urls []string, config *tls.Config, method byte, payload []byte) ([]byte, error) {
+func Ask(ctx context.Context, urls []string, config func() *tls.Config, method byte, payload []byte) ([]byte, error) {
 	d := dialer{tls: config, timeout: defaultDialTimeout, clock: clock.Real{}, buffers: new(bufferPool)}
 	if len(payload) > MaxPayloadBytes {
 		return nil, fmt.Errorf("%w: a payload of %d bytes", ErrNotSent, len(payload))

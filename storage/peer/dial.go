@@ -41,7 +41,8 @@ const (
 
 // dialer opens links.
 type dialer struct {
-	tls     *tls.Config
+	// tls returns the configuration for one connection. It is nil if there is none.
+	tls     func() *tls.Config
 	timeout time.Duration
 	clock   clock.Clock
 	buffers *bufferPool
@@ -84,7 +85,7 @@ func (d *dialer) open(rawURL string) (*link, error) {
 		return nil, fmt.Errorf("peer: the URL %q has no host and port", rawURL)
 	case u.Scheme == "http":
 	case u.Scheme == "https" && d.tls != nil:
-		config = d.tls.Clone()
+		config = d.tls()
 		if config.ServerName == "" {
 			config.ServerName = u.Hostname()
 		}

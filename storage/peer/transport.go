@@ -58,8 +58,9 @@ type Config struct {
 	Handler             Handler
 	// Listeners are plain or TLS listeners; the Transport closes them.
 	Listeners []net.Listener
-	// DialTLS is for https URLs. With no ServerName the URL's host is taken.
-	DialTLS    *tls.Config
+	// DialTLS makes the configuration of a connection to an https URL, which may be
+	// another one each time. With no ServerName the URL's host is taken.
+	DialTLS    func() *tls.Config
 	Logger     *slog.Logger
 	Clock      clock.Clock
 	Registerer prometheus.Registerer

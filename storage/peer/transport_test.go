@@ -27,7 +27,7 @@ func secure(tb testing.TB) func(*peer.Config) {
 	server, client := certificate(tb)
 	return func(c *peer.Config) {
 		c.Listeners[0] = tls.NewListener(c.Listeners[0], server)
-		c.DialTLS = client
+		c.DialTLS = client.Clone
 	}
 }
 
@@ -65,7 +65,7 @@ func TestEverythingOverTLS(t *testing.T) {
 	require.Equal(t, "2 9 what?", string(reply))
 	require.NoError(t, a.SendSnapshot(t.Context(), 2, nil, chunks(3, 10)))
 	_, client := certificate(t)
-	_, err = peer.Ask(t.Context(), []string{a.secureURL()}, client, 1, nil)
+	_, err = peer.Ask(t.Context(), []string{a.secureURL()}, client.Clone, 1, nil)
 	require.ErrorIs(t, err, peer.ErrNotSent, "a certificate that nobody knows")
 
 	_, ok := a.ActiveSince(2)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
+	"github.com/pebbledash/pebbledash/pkg/tracing"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
@@ -30,6 +32,8 @@ type call struct {
 	done chan struct{}
 	res  evaluate.Result
 	err  error
+	// trace is nil if the request is not traced.
+	trace *tracing.Request
 }
 
 func (c *call) fail(err error) {
@@ -47,6 +51,8 @@ type round struct {
 	// waiting counts what the present step waits for.
 	waiting int
 	parts   []evaluate.Part
+	// began is when the groups were begun to be held, if there is a clock.
+	began time.Time
 }
 
 func (rd *round) fail(err error) {
@@ -79,6 +85,10 @@ func (r *Reign) Do(ctx context.Context, op evaluate.Op, size int) (evaluate.Resu
 
 func (r *Reign) enqueue(ctx context.Context, op evaluate.Op, size int) (*call, error) {
 	c := &call{ctx: ctx, op: op, size: size, done: make(chan struct{})}
+	if r.cfg.Traced {
+		c.trace = tracing.From(ctx)
+		c.trace.Mark(tracing.Submitted)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
@@ -110,6 +120,7 @@ func (r *Reign) stepLocked() {
 		size += c.size
 	}
 	r.round = rd
+	r.noteRoundLocked(rd)
 	// Core comes last: it has work for the time that the others take.
 	rd.mask &^= 1
 	r.eachLocked(rd, func(i int) {
@@ -153,7 +164,9 @@ func (r *Reign) evaluateLocked(rd *round) {
 	r.cfg.Crossing.Begin()
 	for i, c := range rd.calls {
 		if c.err = c.ctx.Err(); c.err == nil {
+			c.trace.Mark(tracing.Evaluating)
 			c.res, c.err = r.cfg.Crossing.Do(c.ctx, c.op)
+			c.trace.Mark(tracing.Evaluated)
 		}
 		if errors.Is(c.err, evaluate.ErrDrain) {
 			// It reads what one before it has written: it goes into the next round.
@@ -164,6 +177,11 @@ func (r *Reign) evaluateLocked(rd *round) {
 		}
 	}
 	rd.parts = r.cfg.Crossing.Seal()
+	if len(rd.parts) == 0 {
+		rd.mark(tracing.Confirming)
+	} else {
+		rd.mark(tracing.Proposed)
+	}
 	switch {
 	case len(rd.parts) == 0:
 		r.answerUnchangedLocked(rd)
@@ -196,6 +214,7 @@ func (r *Reign) confirmed(rd *round, err error) {
 	if err != nil {
 		rd.fail(group.ErrLeaderChanged)
 	} else {
+		rd.mark(tracing.Confirmed)
 		rd.answer()
 	}
 	r.releaseLocked(rd)
@@ -230,12 +249,14 @@ func (r *Reign) decideLocked(rd *round) {
 // finishLocked ends a round whose changes are applied everywhere.
 func (r *Reign) finishLocked(rd *round) {
 	r.cfg.Line.SettleCrossing()
+	rd.mark(tracing.Applied)
 	rd.answer()
 	r.releaseLocked(rd)
 }
 
 func (r *Reign) releaseLocked(rd *round) {
 	r.eachLocked(rd, func(i int) { r.groups[i].Release(rd.epoch) })
+	r.noteReleaseLocked(rd)
 	r.round = nil
 	r.stepLocked()
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
@@ -27,6 +28,10 @@ type Config struct {
 	Ended func()
 	// Fatal is told of a state that can't be gone on from.
 	Fatal func(error)
+	// Traced says that the contexts of requests may have a tracing.Request.
+	Traced bool
+	// Clock measures for how long groups are held; nil not to.
+	Clock clock.Clock
 	// Go runs something on a goroutine of its own; nil for the statement. With it a
 	// simulation says when.
 	Go func(func())
@@ -52,6 +57,8 @@ type Reign struct {
 	missing int
 	queue   []*call
 	round   *round
+
+	counts counts
 }
 
 // New makes a Reign; Start gives it the groups.
@@ -173,6 +180,7 @@ func (r *Reign) maybeBeginLocked() {
 		return // another epoch is on its way to Fenced
 	}
 	r.begun = true
+	r.counts.begun.Add(1)
 	for _, g := range r.groups {
 		g.Begin(r.epoch)
 	}
@@ -207,6 +215,7 @@ func (r *Reign) endLocked() {
 	}
 	r.queue = nil
 	if r.round != nil {
+		r.noteReleaseLocked(r.round)
 		r.round.fail(group.ErrLeaderChanged)
 		r.round = nil
 	}
@@ -220,6 +229,7 @@ func (r *Reign) ReadPoint(mask revline.Mask, fn func(revline.Point, error)) {
 		fn(revline.Point{}, group.ErrNotSequencer)
 		return
 	}
+	r.counts.points.Add(1)
 	// The revision comes first: it must hold everything that was acknowledged
 	// before the call, and the confirmation must be asked for after it.
 	revision := r.cfg.Line.Present()

@@ -66,6 +66,7 @@ type runFunc func(context.Context, *options.CompletedConfig) error
 // arguments and environ add up to.
 func NewCommand(run runFunc, environ []string) *cobra.Command {
 	o := options.New()
+	sections := o.Flags()
 	cmd := &cobra.Command{
 		Use: "pebbledash",
 		Long: `Pebbledash is a storage gateway that speaks the etcd v3 protocol. Point
@@ -95,13 +96,13 @@ ETCD_DATA_DIR; a flag wins over its variable.`,
 			}
 			cfg := completed.Config()
 			cfg.Warnings = append(warnings, cfg.Warnings...)
+			cfg.Flags = sections
 			return run(cmd.Context(), cfg)
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return usageError{options.FlagError(err)}
 	})
-	sections := o.Flags()
 	for _, name := range sections.Order {
 		cmd.Flags().AddFlagSet(sections.FlagSets[name])
 	}

@@ -69,8 +69,8 @@ func TestErrors(t *testing.T) {
 				"error: --log-level must be debug, info, warn, error, panic or fatal, not \"loud\"\n",
 		},
 		{
-			name: "environment", environ: []string{"ETCD_PEER_AUTO_TLS=true"}, code: exitFailed,
-			stderr: "error: ETCD_PEER_AUTO_TLS: --peer-auto-tls of etcd is not yet supported\n",
+			name: "environment", environ: []string{"ETCD_UNSAFE_NO_FSYNC=true"}, code: exitFailed,
+			stderr: "error: ETCD_UNSAFE_NO_FSYNC: --unsafe-no-fsync of etcd is not yet supported\n",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 	"github.com/pebbledash/pebbledash/pkg/clock"
@@ -40,9 +39,8 @@ type Env struct {
 	GroupListeners   []Listener
 	MetricsListeners []Listener
 	PeerListeners    []Listener
-	// PeerDialTLS is for connecting to members whose URL asks for TLS. It is never
-	// nil.
-	PeerDialTLS *tls.Config
+	// PeerDialTLS is for one connection to a member whose URL asks for TLS.
+	PeerDialTLS func() *tls.Config
 }
 
 func (e *Env) closeListeners() error {
@@ -70,6 +68,7 @@ func Run(ctx context.Context, cfg *options.CompletedConfig) error {
 		clock:        clock.Real{},
 		stdout:       os.Stdout,
 		stderr:       os.Stderr,
+		routeKlog:    routeKlog,
 		notifySocket: os.Getenv("NOTIFY_SOCKET"),
 	}
 	return r.run(ctx, cfg)
@@ -80,7 +79,9 @@ type runner struct {
 	open           func(*Env) (server, error)
 	clock          clock.Clock
 	stdout, stderr io.Writer
-	notifySocket   string
+	// routeKlog may be nil.
+	routeKlog    func(*slog.Logger)
+	notifySocket string
 }
 
 func (r *runner) run(ctx context.Context, cfg *options.CompletedConfig) (err error) {
@@ -89,6 +90,10 @@ func (r *runner) run(ctx context.Context, cfg *options.CompletedConfig) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
+
+	if r.routeKlog != nil {
+		r.routeKlog(logger)
+	}
 
 	ver, commit := Version()
 	logger.Info("starting", "version", ver, "commit", commit, "name", cfg.Name, "data_dir", cfg.DataDir)
@@ -99,10 +104,16 @@ func (r *runner) run(ctx context.Context, cfg *options.CompletedConfig) (err err
 	if err := prepareDataDir(ctx, cfg); err != nil {
 		return err
 	}
-	env, err := r.newEnv(cfg, logger)
+	certs, err := newCertificates(cfg, logger, r.clock)
 	if err != nil {
 		return err
 	}
+	env, err := r.newEnv(cfg, certs, logger)
+	if err != nil {
+		return err
+	}
+	stopFollowing := follow(certs)
+	defer stopFollowing()
 	defer func() { err = errors.Join(err, env.closeListeners()) }()
 	for _, l := range env.PeerListeners {
 		logger.Info("listening for other members", "url", l.URL.String(), "address", l.Addr().String())
@@ -114,41 +125,27 @@ func (r *runner) run(ctx context.Context, cfg *options.CompletedConfig) (err err
 	return r.serve(ctx, env, srv)
 }
 
-// newEnv opens everything but the store.
-func (r *runner) newEnv(cfg *options.CompletedConfig, logger *slog.Logger) (*Env, error) {
-	tlsConfig, err := newTLSConfig(cfg.TLS, logger)
-	if err != nil {
-		return nil, err
+// follow follows the files of certificates until what it returns is called.
+func follow(cs *certificates) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		cs.run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
 	}
-	env := &Env{Config: cfg, Logger: logger, Clock: r.clock, Registry: prometheus.NewRegistry()}
-	env.Registry.MustRegister(
-		collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	)
-	if err := env.listen(tlsConfig); err != nil {
+}
+
+// newEnv opens everything but the store.
+func (r *runner) newEnv(cfg *options.CompletedConfig, certs *certificates, logger *slog.Logger) (*Env, error) {
+	env := &Env{Config: cfg, Logger: logger, Clock: r.clock, Registry: newRegistry()}
+	if err := env.listen(certs); err != nil {
 		return nil, errors.Join(err, env.closeListeners())
 	}
 	return env, nil
-}
-
-// listen opens every socket. If it fails, some may be open.
-func (e *Env) listen(clientTLS *tls.Config) error {
-	peerTLS, dialTLS, err := newPeerTLS(e.Config.PeerTLS, e.Logger)
-	if err != nil {
-		return err
-	}
-	e.PeerDialTLS = dialTLS
-	if e.ClientListeners, err = listen(e.Config.ListenClientURLs, clientTLS); err != nil {
-		return err
-	}
-	if e.GroupListeners, err = listenForGroups(e.Config.GroupListenClientURLs, clientTLS); err != nil {
-		return err
-	}
-	if e.MetricsListeners, err = listen(e.Config.ListenMetricsURLs, clientTLS); err != nil {
-		return err
-	}
-	e.PeerListeners, err = listen(e.Config.ListenPeerURLs, peerTLS)
-	return err
 }
 
 // serve runs the server until ctx is done or it fails, and stops it.

@@ -219,7 +219,7 @@ func TestRunDoesNotStart(t *testing.T) {
 			[]string{"--group-listen-client-urls=pods=http://" + taken.Addr().String()},
 			"cannot listen on http://127.0.0.1:",
 		},
-		{"no peer certificate", []string{"--peer-cert-file=/nonexistent/peer", "--peer-key-file=/nonexistent/key"}, "members: stat /nonexistent/peer"},
+		{"no peer certificate", []string{"--peer-cert-file=/nonexistent/peer", "--peer-key-file=/nonexistent/key"}, "members: cannot load certificate /nonexistent/peer"},
 		{"no certificate", []string{"--cert-file=/nonexistent/cert", "--key-file=/nonexistent/key"}, "/nonexistent/cert"},
 		{"no log", []string{"--log-outputs=/nonexistent/log"}, "cannot open log"},
 		{"store", nil, "cannot start: no store"},

@@ -1,159 +1,98 @@
 package app
 
 import (
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
+	"context"
 	"fmt"
 	"log/slog"
-	"os"
+	"net/url"
+	"path/filepath"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
+	"github.com/pebbledash/pebbledash/gateway/serving"
+	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/storage/member"
 )
 
-// newTLSConfig returns the configuration for serving clients, or nil if there
-// is no certificate. The files are looked at on every handshake and read again
-// when they have changed, so that certificates and authorities can be renewed
-// without a restart; while they cannot be read, the last good ones serve.
-func newTLSConfig(cfg options.TLSConfig, logger *slog.Logger) (*tls.Config, error) {
-	if cfg.CertFile == "" {
-		return nil, nil
-	}
-	r, err := newTLSReloader(cfg, logger)
-	if err != nil {
-		return nil, err
-	}
-	return r.serverConfig(), nil
-}
+// certificates are what TLS needs on both sides.
+type certificates struct{ clients, members *serving.TLS }
 
-// newPeerTLS returns the configurations for serving other members, nil if there
-// is no certificate, and for connecting to them.
-//
-// A member shows the same certificate to those that it connects to as to those
-// that connect to it, and it is read again in the same way. The authorities by
-// which it knows those that it connects to, the system's if none are named, are
-// those of the start, as in etcd: let the file hold the old and the new ones
-// while members are renewed.
-func newPeerTLS(cfg options.TLSConfig, logger *slog.Logger) (serve, dial *tls.Config, err error) {
-	dial = &tls.Config{MinVersion: tls.VersionTLS12}
-	if cfg.CertFile == "" {
-		return nil, dial, nil
-	}
-	r, err := newTLSReloader(cfg, logger)
-	if err != nil {
-		return nil, nil, fmt.Errorf("members: %w", err)
-	}
-	dial.RootCAs = r.get().ClientCAs
-	dial.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		return &r.get().Certificates[0], nil
-	}
-	return r.serverConfig(), dial, nil
-}
-
-func loadTLS(cfg options.TLSConfig) (*tls.Config, error) {
-	cert, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("cannot load certificate: %w", err)
-	}
-	c := &tls.Config{
-		MinVersion:   tls.VersionTLS12,
-		Certificates: []tls.Certificate{cert},
-		NextProtos:   []string{"h2", "http/1.1"},
-	}
-	if cfg.TrustedCAFile == "" {
-		return c, nil
-	}
-	pem, err := os.ReadFile(cfg.TrustedCAFile)
-	if err != nil {
-		return nil, fmt.Errorf("cannot load trusted CA: %w", err)
-	}
-	c.ClientCAs = x509.NewCertPool()
-	if !c.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("no certificate in %s", cfg.TrustedCAFile)
-	}
-	c.ClientAuth = tls.RequireAndVerifyClientCert
-	return c, nil
-}
-
-func newTLSReloader(cfg options.TLSConfig, logger *slog.Logger) (*tlsReloader, error) {
-	r := &tlsReloader{cfg: cfg, logger: logger}
-	stamps, err := r.stat()
-	if err != nil {
-		return nil, err
-	}
-	if r.current, err = loadTLS(cfg); err != nil {
-		return nil, err
-	}
-	r.stamps = stamps
-	return r, nil
-}
-
-// tlsReloader keeps a tls.Config and the state of the files it came from.
-type tlsReloader struct {
-	cfg    options.TLSConfig
-	logger *slog.Logger
-
-	// mu guards what follows. Nothing is taken after it.
-	mu      sync.Mutex
-	current *tls.Config
-	// stamps are of the last attempt to load, even of one that failed: a broken
-	// file is tried and complained about once.
-	stamps [3]fileStamp
-}
-
-// fileStamp tells versions of a file apart.
-type fileStamp struct {
-	changed time.Time
-	size    int64
-}
-
-func (r *tlsReloader) serverConfig() *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			return r.get(), nil
-		},
-	}
-}
-
-// get returns the newest configuration that could be loaded.
-func (r *tlsReloader) get() *tls.Config {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	stamps, err := r.stat()
-	if err == nil && stamps == r.stamps {
-		return r.current
-	}
-	var next *tls.Config
-	if err == nil {
-		r.stamps = stamps
-		next, err = loadTLS(r.cfg)
-	}
-	if err != nil {
-		r.logger.Warn("certificates have changed, but cannot be loaded: serving the old ones", "error", err)
-		return r.current
-	}
-	r.logger.Info("loaded certificates that have changed", "cert_file", r.cfg.CertFile)
-	r.current = next
-	return r.current
-}
-
-// stat returns the files' stamps; a file without a name has the zero one.
-func (r *tlsReloader) stat() ([3]fileStamp, error) {
-	var stamps [3]fileStamp
-	var errs []error
-	for i, path := range []string{r.cfg.CertFile, r.cfg.KeyFile, r.cfg.TrustedCAFile} {
-		if path == "" {
-			continue
+// newCertificates reads the files that the configuration names, and makes those
+// that it wants to be made.
+func newCertificates(c *options.CompletedConfig, logger *slog.Logger, clk clock.Clock) (*certificates, error) {
+	clients, members := c.TLS, c.PeerTLS
+	if c.AutoTLS && clients.CertFile == "" {
+		urls := slices.Concat(c.ListenClientURLs, c.ListenMetricsURLs, c.AdvertiseClientURLs)
+		for _, u := range c.GroupListenClientURLs {
+			urls = append(urls, u.URL)
 		}
-		info, err := os.Stat(path)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err := selfSign(&clients, "client", urls, c, logger, clk); err != nil {
+			return nil, err
 		}
-		stamps[i] = fileStamp{info.ModTime(), info.Size()}
 	}
-	return stamps, errors.Join(errs...)
+	if c.PeerAutoTLS && members.CertFile == "" {
+		urls := slices.Concat(c.ListenPeerURLs, c.AdvertisePeerURLs)
+		if err := selfSign(&members, "peer", urls, c, logger, clk); err != nil {
+			return nil, err
+		}
+	}
+	var cs certificates
+	var err error
+	if cs.clients, err = serving.NewTLS(clients, logger, clk); err != nil {
+		return nil, err
+	}
+	if cs.members, err = serving.NewTLS(members, logger, clk); err != nil {
+		return nil, fmt.Errorf("members: %w", err)
+	}
+	return &cs, nil
+}
+
+// selfSign has config name the member's own certificate for the hosts of urls, and
+// makes it if there is none.
+func selfSign(config *serving.TLSConfig, side string, urls []url.URL, c *options.CompletedConfig, logger *slog.Logger, clk clock.Clock) error {
+	var hosts []string
+	for _, u := range urls {
+		if _, address := options.Address(u); u.Hostname() != "" && address == u.Host && !slices.Contains(hosts, u.Hostname()) {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	folder, err := filepath.Abs(filepath.Join(c.DataDir, member.FixturesName, side))
+	if err != nil {
+		return err
+	}
+	var made bool
+	if config.CertFile, config.KeyFile, made, err = serving.SelfSigned(folder, hosts, c.SelfSignedYears, clk.Now()); err != nil {
+		return err
+	}
+	if made {
+		logger.Warn("made a certificate, which nobody vouches for", "file", config.CertFile, "hosts", hosts, "years", c.SelfSignedYears)
+	}
+	return nil
+}
+
+// run follows the files until ctx ends.
+func (cs *certificates) run(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { cs.clients.Run(ctx) })
+	both.Go(func() { cs.members.Run(ctx) })
+	both.Wait()
+}
+
+// listen opens every socket. If it fails, some may be open.
+func (e *Env) listen(cs *certificates) error {
+	clientTLS, peerTLS := cs.clients.Server(), cs.members.Server()
+	e.PeerDialTLS = cs.members.Dial
+	var err error
+	if e.ClientListeners, err = listen(e.Config.ListenClientURLs, clientTLS); err != nil {
+		return err
+	}
+	if e.GroupListeners, err = listenForGroups(e.Config.GroupListenClientURLs, clientTLS); err != nil {
+		return err
+	}
+	if e.MetricsListeners, err = listen(e.Config.ListenMetricsURLs, clientTLS); err != nil {
+		return err
+	}
+	e.PeerListeners, err = listen(e.Config.ListenPeerURLs, peerTLS)
+	return err
 }

@@ -21,7 +21,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
+	"github.com/pebbledash/pebbledash/pkg/clock"
 )
 
 // pki is a directory of certificates: each is its own authority.
@@ -95,11 +95,13 @@ func trust(certs ...tls.Certificate) *x509.CertPool {
 	return pool
 }
 
+const soon, often = 20 * time.Second, 5 * time.Millisecond
+
 func TestTLS(t *testing.T) {
 	p := &pki{dir: t.TempDir()}
 	old, alice := p.issue(t, "server"), p.issue(t, "alice")
 	r := startServer(t, testConfig(t,
-		"--listen-client-urls=https://127.0.0.1:0",
+		"--listen-client-urls=https://127.0.0.1:0", "--listen-metrics-urls=https://127.0.0.1:0",
 		"--cert-file="+p.path("server.crt"), "--key-file="+p.path("server.key"),
 		"--client-cert-auth", "--trusted-ca-file="+p.path("alice.crt"),
 	))
@@ -109,41 +111,31 @@ func TestTLS(t *testing.T) {
 	_, err := greet(t, address, client)
 	require.NoError(t, err)
 	_, err = greet(t, address, &tls.Config{RootCAs: trust(old)})
-	require.Error(t, err, "a client without a certificate is refused")
+	require.ErrorContains(t, err, "certificate required")
 
-	// The certificate is renewed. While only one of its files is new it cannot be
-	// loaded, and the old one serves.
-	key, err := os.ReadFile(p.path("server.key"))
-	require.NoError(t, err)
+	// The certificate is renewed, and then the authority: those that only the old
+	// one vouched for are refused.
 	renewed := p.issue(t, "server")
-	renewedKey, err := os.ReadFile(p.path("server.key"))
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(p.path("server.key"), key, 0o600))
-	_, err = greet(t, address, client)
-	require.NoError(t, err)
-	require.Contains(t, r.log.String(), "serving the old ones")
-	require.NoError(t, os.WriteFile(p.path("server.key"), renewedKey, 0o600))
-	require.NoError(t, os.Chtimes(p.path("server.key"), time.Unix(1e6, 0), time.Unix(1e6, 0)))
-	client.RootCAs = trust(renewed)
-	got, err := greet(t, address, client)
-	require.NoError(t, err)
-	require.Equal(t, renewed.Leaf.SerialNumber, got.SerialNumber)
-
-	// So is the authority: those that only the old one vouched for are refused.
+	client.RootCAs = trust(old, renewed)
+	require.Eventually(t, func() bool {
+		got, err := greet(t, address, client)
+		require.NoError(t, err)
+		return got.SerialNumber.Cmp(renewed.Leaf.SerialNumber) == 0
+	}, soon, often)
 	bob := p.issue(t, "bob")
 	p.write(t, "alice.crt", &pem.Block{Type: "CERTIFICATE", Bytes: bob.Certificate[0]})
-	_, err = greet(t, address, client)
-	require.Error(t, err)
+	require.Eventually(t, func() bool { _, err := greet(t, address, client); return err != nil }, soon, often)
 	client.Certificates = []tls.Certificate{bob}
 	_, err = greet(t, address, client)
 	require.NoError(t, err)
+	require.Contains(t, r.log.String(), "loaded certificates that have changed")
 
 	r.cancel()
 	require.NoError(t, <-r.done)
 }
 
 // Two members of the same configuration talk to each other, and nobody else to
-// them. Certificates are renewed without a restart on both sides.
+// them. Certificates and authorities are renewed without a restart on both sides.
 func TestPeerTLS(t *testing.T) {
 	p := &pki{dir: t.TempDir()}
 	cert, mallory := p.issue(t, "member"), p.issue(t, "mallory")
@@ -161,7 +153,7 @@ func TestPeerTLS(t *testing.T) {
 		"--peer-client-cert-auth", "--peer-trusted-ca-file="+p.path("ca.crt"),
 	))
 	address, dial := r.server.env.PeerListeners[0].Addr().String(), r.server.env.PeerDialTLS
-	_, err := greet(t, address, dial)
+	_, err := greet(t, address, dial())
 	require.NoError(t, err)
 	_, err = greet(t, address, &tls.Config{RootCAs: trust(cert)})
 	require.Error(t, err, "a member without a certificate is refused")
@@ -169,10 +161,7 @@ func TestPeerTLS(t *testing.T) {
 	require.Error(t, err, "one with another authority's is refused")
 
 	// What dials checks whom it has reached.
-	other, err := newTLSConfig(options.TLSConfig{CertFile: p.path("mallory.crt"), KeyFile: p.path("mallory.key")},
-		slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	ls, err := listen([]url.URL{{Scheme: "https", Host: "127.0.0.1:0"}}, other)
+	ls, err := listen([]url.URL{{Scheme: "https", Host: "127.0.0.1:0"}}, &tls.Config{Certificates: []tls.Certificate{mallory}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = closeAll(ls) })
 	go func() {
@@ -181,16 +170,23 @@ func TestPeerTLS(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	_, err = greet(t, ls[0].Addr().String(), dial)
+	_, err = greet(t, ls[0].Addr().String(), dial())
 	require.ErrorContains(t, err, "signed by unknown authority")
 
-	// The certificate is renewed, and serves in both directions at once.
-	renewed := p.issue(t, "member")
+	// The authorities come first, as must be, and then the certificate; both sides
+	// have them.
+	renewed := p.issue(t, "renewed")
 	ca(cert, renewed)
-	got, err := greet(t, address, &tls.Config{RootCAs: trust(renewed), GetClientCertificate: dial.GetClientCertificate})
-	require.NoError(t, err)
-	require.Equal(t, renewed.Leaf.SerialNumber, got.SerialNumber)
-	shown, err := dial.GetClientCertificate(nil)
+	for _, kind := range []string{".crt", ".key"} {
+		content, err := os.ReadFile(p.path("renewed" + kind))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(p.path("member"+kind), content, 0o600))
+	}
+	require.Eventually(t, func() bool {
+		got, err := greet(t, address, dial())
+		return err == nil && got.Subject.CommonName == "renewed"
+	}, soon, often)
+	shown, err := dial().GetClientCertificate(nil)
 	require.NoError(t, err)
 	require.Equal(t, renewed.Certificate, shown.Certificate)
 
@@ -198,26 +194,12 @@ func TestPeerTLS(t *testing.T) {
 	require.NoError(t, <-r.done)
 }
 
-// A member without a certificate connects to those that have one by the system's
-// authorities.
-func TestPeerTLSWithoutCertificate(t *testing.T) {
-	serve, dial, err := newPeerTLS(options.TLSConfig{}, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	require.Nil(t, serve)
-	require.Nil(t, dial.RootCAs)
-	require.Nil(t, dial.GetClientCertificate)
-	require.False(t, dial.InsecureSkipVerify)
-}
-
 // Both HTTP/2 and HTTP/1.1 can be agreed on: the client port serves gRPC and
 // health.
 func TestTLSProtocols(t *testing.T) {
 	p := &pki{dir: t.TempDir()}
 	cert := p.issue(t, "server")
-	cfg, err := newTLSConfig(options.TLSConfig{CertFile: p.path("server.crt"), KeyFile: p.path("server.key")},
-		slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
-	ls, err := listen([]url.URL{{Scheme: "https", Host: "127.0.0.1:0"}}, cfg)
+	ls, err := listen([]url.URL{{Scheme: "https", Host: "127.0.0.1:0"}}, &tls.Config{Certificates: []tls.Certificate{cert}})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = closeAll(ls) })
 	for _, proto := range []string{"h2", "http/1.1"} {
@@ -234,26 +216,57 @@ func TestTLSProtocols(t *testing.T) {
 	}
 }
 
+// Certificates that the member makes are for the hosts of its URLs, and stay when it
+// starts again.
+func TestAutoTLS(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	shown := func() *x509.Certificate {
+		r := startServer(t, testConfig(t, "--data-dir="+dir,
+			"--auto-tls", "--listen-client-urls=https://127.0.0.1:0", "--advertise-client-urls=https://a.example:2379",
+			"--peer-auto-tls", "--listen-peer-urls=https://127.0.0.1:0",
+		))
+		pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "fixtures/client/cert.pem"), filepath.Join(dir, "fixtures/client/key.pem"))
+		require.NoError(t, err)
+		for _, host := range []string{"127.0.0.1", "a.example"} {
+			got, err := greet(t, r.server.env.ClientListeners[0].Addr().String(), &tls.Config{
+				RootCAs: trust(pair), ServerName: host,
+				Time: func() time.Time { return time.Unix(3600, 0) }, // The server's clock stands near 0.
+			})
+			require.NoError(t, err)
+			require.True(t, got.Equal(pair.Leaf))
+		}
+		got, err := greet(t, r.server.env.PeerListeners[0].Addr().String(), r.server.env.PeerDialTLS())
+		require.NoError(t, err)
+		require.False(t, got.Equal(pair.Leaf), "members have another one")
+		r.cancel()
+		require.NoError(t, <-r.done)
+		return got
+	}
+	require.True(t, shown().Equal(shown()))
+}
+
 func TestTLSErrors(t *testing.T) {
 	p := &pki{dir: t.TempDir()}
 	p.issue(t, "server")
 	p.write(t, "empty.crt")
-	logger := slog.New(slog.DiscardHandler)
-	good := options.TLSConfig{CertFile: p.path("server.crt"), KeyFile: p.path("server.key")}
+	for _, c := range []struct{ prefix, want string }{
+		{"--", "cannot load certificate"}, {"--peer-", "members: cannot load certificate"},
+	} {
+		r := runner{
+			open:  func(*Env) (server, error) { t.Error("opened"); return nil, nil },
+			clock: clock.Real{}, stdout: io.Discard, stderr: io.Discard,
+		}
+		err := r.run(t.Context(), testConfig(t, c.prefix+"cert-file="+p.path("empty.crt"), c.prefix+"key-file="+p.path("server.key")))
+		require.ErrorContains(t, err, c.want)
+	}
+}
 
-	cfg, err := newTLSConfig(options.TLSConfig{}, logger)
-	require.NoError(t, err)
-	require.Nil(t, cfg)
-
-	bad := good
-	bad.CertFile = p.path("empty.crt")
-	_, err = newTLSConfig(bad, logger)
-	require.ErrorContains(t, err, "cannot load certificate")
-	bad = good
-	bad.TrustedCAFile = p.path("empty.crt")
-	_, err = newTLSConfig(bad, logger)
-	require.ErrorContains(t, err, "no certificate in")
-	bad.TrustedCAFile = p.path("none.crt")
-	_, err = newTLSConfig(bad, logger)
-	require.ErrorContains(t, err, "none.crt")
+// What Kubernetes' libraries log comes out as ours, and as less important.
+func TestLibraryLog(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(libraryHandler{newPersonHandler(&out, slog.LevelInfo)}).With("from", "library")
+	log.Info("starting controller")
+	log.Error("Unhandled Error")
+	log.WithGroup("g").Error("failed", "why", "broken")
+	require.Regexp(t, `^\S+ WARN  failed  from=library g.why=broken\n$`, out.String())
 }

@@ -2,13 +2,20 @@ package app
 
 import (
 	"context"
+	"math"
 	"net"
+	"path"
 	"sync"
+
+	etcdversion "go.etcd.io/etcd/api/v3/version"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 	"github.com/pebbledash/pebbledash/gateway"
+	"github.com/pebbledash/pebbledash/gateway/admission"
+	"github.com/pebbledash/pebbledash/gateway/serving"
 	"github.com/pebbledash/pebbledash/gateway/watchcache"
 	"github.com/pebbledash/pebbledash/storage/member"
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 const (
@@ -26,6 +33,7 @@ type joined struct {
 	hub     *watchcache.Hub
 	member  *member.Member
 	gateway *gateway.Server
+	traces  *traces
 	// failed gets what the member can't go on from.
 	failed chan error
 	// stopping is closed by Stop.
@@ -38,11 +46,20 @@ type joined struct {
 // place where the rooms of storage and gateway are joined.
 func open(env *Env) (server, error) {
 	c := env.Config
-	j := &joined{env: env, failed: make(chan error, 1), stopping: make(chan struct{})}
+	limits, err := newLimiter(env)
+	if err != nil {
+		return nil, err
+	}
+	traces, err := newTraces(c, env.Logger)
+	if err != nil {
+		return nil, err
+	}
+	j := &joined{env: env, traces: traces, failed: make(chan error, 1), stopping: make(chan struct{})}
 	j.ballast = make([]byte, heapFloor)
-	j.hub = watchcache.NewHub(watchcache.Config{Registerer: env.Registry})
+	if j.hub, err = newHub(env); err != nil {
+		return nil, err
+	}
 	ver, _ := Version()
-	var err error
 	// A member that joins a cluster asks it, within bounds of its own.
 	j.member, err = member.Open(context.Background(), member.Config{
 		Dir:            c.DataDir,
@@ -65,11 +82,14 @@ func open(env *Env) (server, error) {
 		Clock:          env.Clock,
 		Logger:         env.Logger,
 		Registerer:     env.Registry,
+		Traced:         traces != nil,
 		Events:         j.hub,
+		Through:        j.hub.Through,
 		Fatal:          func(err error) { j.failed <- err },
 	})
 	if err != nil {
 		j.hub.Close()
+		traces.stop(context.Background())
 		return nil, err
 	}
 	j.hub.Start(j.member, j.member.Closed())
@@ -84,13 +104,58 @@ func open(env *Env) (server, error) {
 		ElectionTimeout:       c.ElectionTimeout,
 		WatchProgressInterval: c.WatchProgressNotifyInterval,
 		Hub:                   j.hub,
+		Admission:             limits,
 		Profiling:             c.EnablePprof,
+		ExtensiveMetrics:      c.ExtensiveMetrics,
+		TracerProvider:        traces.provider(),
+		TracesPerMillion:      traces.chance(),
+		Routes:                c.Routes,
 		Registerer:            env.Registry,
 		Gatherer:              env.Registry,
 		Logger:                env.Logger,
 		Clock:                 env.Clock,
 	}, j.member)
+	serving.InstallPages(j.gateway.Ops(), c.Flags, ver, etcdversion.Version)
 	return j, nil
+}
+
+// newHub makes the watch cache.
+func newHub(env *Env) (*watchcache.Hub, error) {
+	c := env.Config
+	cfg := watchcache.Config{Registerer: env.Registry}
+	if c.WatchCache {
+		sizes, err := route.ParseNumbers(c.WatchCacheSizes, 0, math.MaxInt)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Resources, cfg.MaxBytes = c.Routes, c.WatchCacheBytes
+		cfg.HistoryEvents = c.WatchCacheSize
+		if cfg.HistoryEvents == 0 {
+			cfg.HistoryEvents = -1 // nothing, and not the default
+		}
+		cfg.HistorySizes = map[string]int{}
+		for _, n := range sizes {
+			cfg.HistorySizes[path.Join(c.Routes.EtcdPrefix(), n.Path)+"/"] = n.N
+		}
+	}
+	return watchcache.NewHub(cfg), nil
+}
+
+// newLimiter makes what requests have to pass.
+func newLimiter(env *Env) (*admission.Limiter, error) {
+	c := env.Config
+	resources, err := admission.ParseResourceLimits(c.ResourceMaxInflight)
+	if err != nil {
+		return nil, err
+	}
+	return admission.New(admission.Config{
+		MaxInflight:         c.MaxRequestsInflight,
+		MaxMutatingInflight: c.MaxMutatingRequestsInflight,
+		Resources:           resources,
+		EtcdPrefix:          c.EtcdPrefix,
+		Registerer:          env.Registry,
+		Clock:               env.Clock,
+	})
 }
 
 func netListeners(ls []Listener) []net.Listener {
@@ -111,7 +176,7 @@ func (j *joined) Serve() error {
 	// Health and metrics are told from the beginning: a member that waits for the
 	// others is alive.
 	for _, l := range env.MetricsListeners {
-		go func() { served <- j.gateway.ServeHTTP(l) }()
+		go func() { served <- j.gateway.ServeOps(l) }()
 	}
 	ready := j.member.Ready()
 	for left := cap(served); left > 0; {
@@ -145,5 +210,6 @@ func (j *joined) Stop(ctx context.Context) error {
 	wg.Go(func() { j.gateway.Stop(ctx) })
 	wg.Go(j.hub.Close)
 	wg.Wait()
+	j.traces.stop(ctx)
 	return j.member.Close()
 }

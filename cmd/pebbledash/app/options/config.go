@@ -5,6 +5,9 @@ import (
 	"net/url"
 	"time"
 
+	cliflag "k8s.io/component-base/cli/flag"
+
+	"github.com/pebbledash/pebbledash/gateway/serving"
 	"github.com/pebbledash/pebbledash/storage/route"
 )
 
@@ -17,8 +20,11 @@ type CompletedConfig struct {
 
 	ListenPeerURLs    []url.URL
 	AdvertisePeerURLs []url.URL
-	// PeerTLS is for serving other members and for connecting to them.
-	PeerTLS TLSConfig
+	// PeerTLS is for serving other members and for connecting to them. Where
+	// PeerAutoTLS asks for a certificate that the member makes, its files are not
+	// named yet.
+	PeerTLS     serving.TLSConfig
+	PeerAutoTLS bool
 	// InitialCluster is "name=url,name=url", all members', sorted by name.
 	InitialCluster      string
 	InitialClusterToken string
@@ -51,7 +57,13 @@ type CompletedConfig struct {
 	AdvertiseClientURLs []url.URL
 	ListenMetricsURLs   []url.URL
 	EnablePprof         bool
-	TLS                 TLSConfig
+	// ExtensiveMetrics adds histograms of the time that calls take.
+	ExtensiveMetrics bool
+	// TLS is for serving clients; AutoTLS is as PeerAutoTLS.
+	TLS     serving.TLSConfig
+	AutoTLS bool
+	// SelfSignedYears is for how long certificates hold that the member makes.
+	SelfSignedYears int
 
 	// MaxRequestBytes bounds one request of a client.
 	MaxRequestBytes int
@@ -64,12 +76,31 @@ type CompletedConfig struct {
 	// hears of the revision.
 	WatchProgressNotifyInterval time.Duration
 
+	// MaxRequestsInflight and MaxMutatingRequestsInflight bound the requests that
+	// are executed at a time; 0 is no limit. ResourceMaxInflight is resource#n,...,
+	// sorted.
+	MaxRequestsInflight         int
+	MaxMutatingRequestsInflight int
+	ResourceMaxInflight         string
+
+	// WatchCache says whether resources are kept in memory: of each so many events,
+	// where WatchCacheSizes, as resource#n,... and sorted, does not say otherwise,
+	// and of all so many bytes.
+	WatchCache      bool
+	WatchCacheSize  int
+	WatchCacheSizes string
+	WatchCacheBytes int64
+
 	// SnapshotCount is how many log entries are kept before the log is truncated.
 	SnapshotCount uint64
 	// CatchUpEntries are kept in each log for members that are behind.
 	CatchUpEntries uint64
 
-	Log LogConfig
+	Tracing TracingConfig
+	Log     LogConfig
+
+	// Flags are all flags with their values, as they were given.
+	Flags cliflag.NamedFlagSets
 
 	// Warnings are what the operator should be told when the server starts, such
 	// as a flag that has no effect yet.
@@ -87,17 +118,16 @@ type KeepAliveConfig struct {
 	Timeout time.Duration
 }
 
-// TLSConfig names the files for serving clients, or other members. Certificate
-// and key are empty for plain text.
-type TLSConfig struct {
-	CertFile string
-	KeyFile  string
-	// TrustedCAFile is what the certificates of the other side are verified
-	// against; if it is not empty, who connects must have one.
-	TrustedCAFile string
-	// ClientCertAuth was asked for; there is a TrustedCAFile then, which alone has
-	// the same effect.
-	ClientCertAuth bool
+// TracingConfig says where traces of requests go: what is in ConfigFile, or what the
+// other fields say; nowhere if it is zero.
+type TracingConfig struct {
+	// ConfigFile holds kube-apiserver's TracingConfiguration.
+	ConfigFile string
+
+	Address, ServiceName, InstanceID string
+	// TracesPerMillion is how many requests are traced besides those whose clients
+	// want it.
+	TracesPerMillion int32
 }
 
 // LogConfig says what is logged, how and where.

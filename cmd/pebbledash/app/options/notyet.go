@@ -13,27 +13,20 @@ import (
 // are errors, and not silently accepted, because leaving out what one of them
 // asks for could be unsafe.
 const notYetFlags = `
-auth-token auth-token-ttl auto-tls backend-batch-interval backend-batch-limit
+auth-token auth-token-ttl backend-batch-interval backend-batch-limit
 backend-bbolt-freelist-type bcrypt-cost bootstrap-defrag-threshold-megabytes
-cipher-suites client-cert-allowed-hostname client-cert-file client-crl-file
-client-key-file compact-hash-check-time compaction-batch-limit
-compaction-sleep-interval config-file corrupt-check-time cors discovery
-discovery-cacert discovery-cert discovery-dial-timeout discovery-endpoints
-discovery-fallback discovery-insecure-skip-tls-verify
-discovery-insecure-transport discovery-keepalive-time
-discovery-keepalive-timeout discovery-key discovery-password discovery-proxy
-discovery-request-timeout discovery-srv discovery-srv-name discovery-token
-discovery-user distributed-tracing-address distributed-tracing-instance-id
-distributed-tracing-sampling-rate distributed-tracing-service-name
-downgrade-check-time enable-distributed-tracing enable-grpc-gateway
-enable-log-rotation feature-gates force-new-cluster host-whitelist
-listen-client-http-urls log-rotation-config-json max-snapshots max-wals
-memory-mlock metrics peer-auto-tls peer-cert-allowed-cn
-peer-cert-allowed-hostname peer-client-cert-file peer-client-key-file
-peer-crl-file peer-skip-client-san-verification raft-read-timeout
-raft-write-timeout self-signed-cert-validity socket-reuse-address
-socket-reuse-port tls-max-version tls-min-version unsafe-no-fsync
-v2-deprecation wal-dir warning-apply-duration warning-unary-request-duration
+compact-hash-check-time compaction-batch-limit compaction-sleep-interval
+config-file corrupt-check-time cors discovery discovery-cacert discovery-cert
+discovery-dial-timeout discovery-endpoints discovery-fallback
+discovery-insecure-skip-tls-verify discovery-insecure-transport
+discovery-keepalive-time discovery-keepalive-timeout discovery-key
+discovery-password discovery-proxy discovery-request-timeout discovery-srv
+discovery-srv-name discovery-token discovery-user downgrade-check-time
+enable-grpc-gateway enable-log-rotation feature-gates force-new-cluster
+host-whitelist listen-client-http-urls log-rotation-config-json max-snapshots
+max-wals memory-mlock raft-read-timeout raft-write-timeout socket-reuse-address
+socket-reuse-port unsafe-no-fsync v2-deprecation wal-dir warning-apply-duration
+warning-unary-request-duration
 `
 
 func notYet(flag string) bool {

@@ -19,6 +19,8 @@ package options
 
 import (
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/spf13/pflag"
 	cliflag "k8s.io/component-base/cli/flag"
@@ -30,9 +32,12 @@ type Options struct {
 	Cluster    *ClusterOptions
 	Groups     *GroupOptions
 	Client     *ClientOptions
+	Limits     *LimitOptions
+	WatchCache *WatchCacheOptions
 	Storage    *StorageOptions
 	Security   *SecurityOptions
 	Monitoring *MonitoringOptions
+	Tracing    *TracingOptions
 	Logging    *LoggingOptions
 	Global     *GlobalOptions
 }
@@ -44,9 +49,12 @@ func New() *Options {
 		Cluster:    newClusterOptions(),
 		Groups:     newGroupOptions(),
 		Client:     newClientOptions(),
+		Limits:     newLimitOptions(),
+		WatchCache: newWatchCacheOptions(),
 		Storage:    newStorageOptions(),
-		Security:   &SecurityOptions{},
-		Monitoring: &MonitoringOptions{},
+		Security:   newSecurityOptions(),
+		Monitoring: newMonitoringOptions(),
+		Tracing:    newTracingOptions(),
 		Logging:    newLoggingOptions(),
 		Global:     &GlobalOptions{},
 	}
@@ -63,12 +71,32 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	add("cluster", o.Cluster.AddFlags)
 	add("raft groups", o.Groups.AddFlags)
 	add("client traffic", o.Client.AddFlags)
+	add("limits", o.Limits.AddFlags)
+	add("watch cache", o.WatchCache.AddFlags)
 	add("storage", o.Storage.AddFlags)
 	add("security", o.Security.AddFlags)
 	add("monitoring", o.Monitoring.AddFlags)
+	add("traces", o.Tracing.AddFlags)
 	add("logging", o.Logging.AddFlags)
 	add("global", o.Global.AddFlags)
+	classify(&fss)
 	return fss
+}
+
+// secretFlags hold what is not to be shown by /flagz. Of etcd's flags these hold, or
+// look as if they held, a secret itself and not the name of a file.
+const secretFlags = `
+auth-token discovery-password discovery-token discovery-user initial-cluster-token
+`
+
+func classify(fss *cliflag.NamedFlagSets) {
+	for _, fs := range fss.FlagSets {
+		fs.VisitAll(func(f *pflag.Flag) {
+			if slices.Contains(strings.Fields(secretFlags), f.Name) {
+				f.Annotations = map[string][]string{"classified": {"true"}}
+			}
+		})
+	}
 }
 
 // CompletedOptions are options whose empty values have been filled in. Only
@@ -91,9 +119,12 @@ func (c CompletedOptions) Validate() []error {
 	errs = append(errs, c.o.Cluster.Validate(c.o.Member.Name)...)
 	errs = append(errs, c.o.Groups.Validate()...)
 	errs = append(errs, c.o.Client.Validate()...)
+	errs = append(errs, c.o.Limits.Validate()...)
+	errs = append(errs, c.o.WatchCache.Validate()...)
 	errs = append(errs, c.o.Storage.Validate()...)
 	errs = append(errs, c.o.Security.Validate()...)
 	errs = append(errs, c.o.Monitoring.Validate()...)
+	errs = append(errs, c.o.Tracing.Validate()...)
 	errs = append(errs, c.o.Logging.Validate()...)
 	errs = append(errs, c.validateListeners()...)
 	return errs
@@ -108,12 +139,12 @@ func (c CompletedOptions) validateListeners() []error {
 		clients = append(clients, u.URL)
 	}
 	for _, u := range clients {
-		if Secure(u) && c.o.Security.CertFile == "" {
+		if Secure(u) && !c.o.Security.Client.hasCert() {
 			errs = append(errs, errors.New("--cert-file and --key-file are required to listen on "+u.String()))
 		}
 	}
 	for _, u := range c.o.Member.ListenPeerURLs {
-		if Secure(u) && c.o.Security.PeerCertFile == "" {
+		if Secure(u) && !c.o.Security.Peer.hasCert() {
 			errs = append(errs, errors.New("--peer-cert-file and --peer-key-file are required to listen on "+u.String()))
 		}
 	}
@@ -141,9 +172,12 @@ func (c CompletedOptions) Config() *CompletedConfig {
 	c.o.Cluster.applyTo(cfg)
 	c.o.Groups.applyTo(cfg)
 	c.o.Client.applyTo(cfg)
+	c.o.Limits.applyTo(cfg)
+	c.o.WatchCache.applyTo(cfg)
 	c.o.Storage.applyTo(cfg)
 	c.o.Security.applyTo(cfg)
 	c.o.Monitoring.applyTo(cfg)
+	c.o.Tracing.applyTo(cfg)
 	c.o.Logging.applyTo(cfg)
 	return cfg
 }

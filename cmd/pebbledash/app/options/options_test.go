@@ -100,6 +100,11 @@ func printDifference(b *strings.Builder, prefix string, standard, v reflect.Valu
 			if urls := GroupURLs(x); len(x) > 0 {
 				fmt.Fprintf(b, "%s: %s\n", name, urls.String())
 			}
+		case cliflag.NamedFlagSets:
+		case []uint16:
+			if !slices.Equal(was.Interface().([]uint16), x) {
+				fmt.Fprintf(b, "%s: %x\n", name, x)
+			}
 		case *route.Table:
 			if !x.Equal(was.Interface().(*route.Table)) {
 				fmt.Fprintf(b, "%s: %s\n", name, x)

@@ -1,0 +1,55 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+
+	"k8s.io/klog/v2"
+)
+
+// routeKlog has Kubernetes' libraries log to logger. A process has one klog, so this
+// is for the process, and not for a server.
+func routeKlog(logger *slog.Logger) {
+	klog.SetSlogLogger(slog.New(libraryHandler{logger.Handler()}))
+}
+
+// libraryHandler takes what a library says for less important than the library does:
+// what it tells is for whoever debugs, and its errors are not the member's.
+type libraryHandler struct{ slog.Handler }
+
+// retried is how Kubernetes' libraries call an error after which they try again,
+// soon and often. A file that stays broken is complained about by gateway/serving.
+const retried = "Unhandled Error"
+
+func libraryLevel(l slog.Level) slog.Level {
+	if l >= slog.LevelError {
+		return slog.LevelWarn
+	}
+	return min(l, slog.LevelDebug)
+}
+
+// Enabled implements slog.Handler.
+func (h libraryHandler) Enabled(ctx context.Context, level slog.Level) bool {
+	return h.Handler.Enabled(ctx, libraryLevel(level))
+}
+
+// Handle implements slog.Handler.
+func (h libraryHandler) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = libraryLevel(r.Level)
+	if r.Message == retried {
+		if r.Level = slog.LevelDebug; !h.Handler.Enabled(ctx, r.Level) {
+			return nil
+		}
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h libraryHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return libraryHandler{h.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup implements slog.Handler.
+func (h libraryHandler) WithGroup(name string) slog.Handler {
+	return libraryHandler{h.Handler.WithGroup(name)}
+}
