@@ -10,6 +10,8 @@
 //	table.go     medians, spreads, ratios
 //	machine.go   what the figures were measured on
 //	profile.go   CPU profiles, if asked for
+//	overload.go  the overload, which is another kind of turn
+//	fanout.go    the fan-out of events, which is one, too
 package main
 
 import (
@@ -25,6 +27,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/overload"
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
@@ -44,6 +47,9 @@ type plan struct {
 
 	turns           int
 	warmup, measure time.Duration
+
+	// around are the clients that are in the way in the overload.
+	around []string
 
 	dir      string // where data directories are made
 	profiles string // where CPU profiles go, "" for none
@@ -65,6 +71,11 @@ var modes = map[string]plan{
 		turns: 5, warmup: 500 * time.Millisecond, measure: 2 * time.Second,
 		members: 3, loads: []workload.Load{workload.Grouped[0], workload.Grouped[2]}, shapes: clusterShapes,
 	},
+	overloadMode: {
+		turns: 3, warmup: 3 * time.Second, measure: 20 * time.Second, members: 1,
+		around: []string{overload.Storm, overload.Lists},
+	},
+	fanoutMode: {turns: 3, warmup: 2 * time.Second, measure: 5 * time.Second, members: 1},
 }
 
 var (
@@ -83,7 +94,11 @@ var (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
+	do := func() error { return run(ctx, os.Args[1:], os.Stdout, os.Stderr) }
+	if len(os.Args) > 1 && os.Args[1] == overloadClient {
+		do = func() error { return overload.Main(ctx, os.Args[2:], os.Stdout) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "benchmarks:", err)
 		os.Exit(1)
 	}
@@ -107,11 +122,23 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	began := time.Now()
-	results := newResults(p)
+	var runOne turnFunc
+	var results tables
+	switch mode {
+	case overloadMode:
+		o := newOverloads(p)
+		runOne, results = o.runTurn, o
+	case fanoutMode:
+		f := newFanouts(p)
+		runOne, results = f.runTurn, f
+	default:
+		r := newResults(p)
+		runOne, results = r.runTurn, r
+	}
 	for turn := range p.turns {
 		for i, peer := range p.peers {
 			fmt.Fprintf(progress, "turn %d of %d: %s\n", turn+1, p.turns, peer.name)
-			if err := runTurn(ctx, p, turn, i, filepath.Join(dir, fmt.Sprintf("%d-%d", turn, i)), results); err != nil {
+			if err := runOne(ctx, turn, i, filepath.Join(dir, fmt.Sprintf("%d-%d", turn, i))); err != nil {
 				return fmt.Errorf("%s: %w", peer.name, err)
 			}
 		}
@@ -123,8 +150,14 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	return save(p, mode, about, results, progress)
 }
 
+// turnFunc is one server's turn; who is its number, and dir is for its data.
+type turnFunc func(ctx context.Context, turn, who int, dir string) error
+
+// tables are results that can be printed.
+type tables interface{ write(w io.Writer) error }
+
 // save keeps the results as they were printed.
-func save(p *plan, mode string, about *about, results *results, progress io.Writer) error {
+func save(p *plan, mode string, about *about, results tables, progress io.Writer) error {
 	if err := os.MkdirAll(p.save, 0o755); err != nil {
 		return err
 	}
@@ -137,7 +170,7 @@ func save(p *plan, mode string, about *about, results *results, progress io.Writ
 	return errors.Join(about.write(file), results.write(file), file.Close())
 }
 
-// parse reads [quick|full|cluster] [flags].
+// parse reads [quick|full|cluster|overload|fanout] [flags].
 func parse(args []string) (p *plan, mode string, err error) {
 	mode = "quick"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -145,10 +178,10 @@ func parse(args []string) (p *plan, mode string, err error) {
 	}
 	defaults, ok := modes[mode]
 	if !ok {
-		return nil, "", fmt.Errorf("%q is neither quick nor full nor cluster", mode)
+		return nil, "", fmt.Errorf("%q is none of quick, full, cluster, overload and fanout", mode)
 	}
 	p = &defaults
-	flags := flag.NewFlagSet("benchmarks [quick|full|cluster]", flag.ContinueOnError)
+	flags := flag.NewFlagSet("benchmarks [quick|full|cluster|overload|fanout]", flag.ContinueOnError)
 	flags.Func("server", "`name=program args...` to measure; repeat it, the last is what others are compared with", p.addPeer)
 	flags.Func("loads", "`names` of loads, of "+workload.Names(workload.All()), func(s string) (err error) {
 		p.loads, err = workload.ParseLoads(s)
@@ -157,6 +190,15 @@ func parse(args []string) (p *plan, mode string, err error) {
 	flags.Func("shapes", "`connections/clients`,..., with @leader behind it where all are to the leader", func(s string) (err error) {
 		p.shapes, err = workload.ParseShapes(s)
 		return err
+	})
+	flags.Func("around", "who is in the way in overload: storm, lists, or storm,lists", func(s string) error {
+		p.around = strings.Split(s, ",")
+		for _, kind := range p.around {
+			if kind != overload.Storm && kind != overload.Lists {
+				return fmt.Errorf("there is no %q", kind)
+			}
+		}
+		return nil
 	})
 	flags.IntVar(&p.members, "members", p.members, "how many members each server is")
 	flags.IntVar(&p.turns, "turns", p.turns, "how often each server gets its turn")

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/benchmarks/overload"
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
@@ -39,8 +40,13 @@ func TestParse(t *testing.T) {
 	require.Len(t, p.shapes, 6)
 	require.False(t, workload.Reads(p.loads))
 
+	p, mode, err = parse([]string{"overload", "-server=a=/x/a", "-around=lists"})
+	require.NoError(t, err)
+	require.Equal(t, overloadMode, mode)
+	require.Equal(t, []string{overload.Lists}, p.around)
+
 	for _, bad := range []string{
-		"", "slow", "quick", "-server=a", "-server=a=", "-server=a=b x", "-server=a=b -turns=0", "-server=a=b -loads=x",
+		"overload -server=a=b -around=x", "", "slow", "quick", "-server=a", "-server=a=", "-server=a=b x", "-server=a=b -turns=0", "-server=a=b -loads=x",
 	} {
 		_, _, err := parse(strings.Fields(bad))
 		require.Error(t, err, bad)
@@ -82,4 +88,14 @@ func TestTable(t *testing.T) {
 	require.Regexp(t, `1/2 +mine +15.0 \(10.0-20.0\)`, text.String())
 	require.Regexp(t, `theirs +60.0 \(40.0-80.0\)`, text.String())
 	require.Regexp(t, `mine : theirs +0.25 `, text.String())
+}
+
+func TestOverloadTables(t *testing.T) {
+	o := newOverloads(&plan{peers: []peer{{name: "mine"}, {name: "theirs"}}})
+	o.samples[0] = []sample{{quiet99: 2, loaded99: 4, ratio99: 2}}
+	o.samples[1] = []sample{{quiet99: 2, loaded99: 20, ratio99: 10}}
+	var text strings.Builder
+	require.NoError(t, o.write(&text))
+	require.Contains(t, text.String(), "mine : theirs")
+	require.Contains(t, text.String(), "p99 ratio")
 }

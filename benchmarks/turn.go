@@ -18,7 +18,8 @@ import (
 const settleTimeout = 10 * time.Second
 
 // runTurn starts a server on an empty directory, runs all loads, and stops it.
-func runTurn(ctx context.Context, p *plan, turn, who int, dir string, results *results) (err error) {
+func (r *results) runTurn(ctx context.Context, turn, who int, dir string) (err error) {
+	p := r.p
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -60,13 +61,13 @@ func runTurn(ctx context.Context, p *plan, turn, who int, dir string, results *r
 			if now, err := server.Leader(ctx); err != nil || now != leader {
 				return errors.Join(fmt.Errorf("%s at %s: another member leads now", load.Name, shape), err)
 			}
-			results.add(i, j, who, s)
+			r.add(i, j, who, s)
 			if load.Writes {
 				writes += c.ops
 			}
 		}
 	}
-	return whole(server, before, writes, who, results)
+	return whole(server, before, writes, who, r)
 }
 
 // prepare puts what loads are to read.

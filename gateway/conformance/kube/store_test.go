@@ -25,6 +25,8 @@ type layout struct {
 	members int
 	// overrides gives the resources of overridden sockets of their own.
 	overrides bool
+	// flags are further ones of the members; etcd has them not.
+	flags []string
 	// brief says that it is run with -short as well, without what the layout does
 	// not matter for.
 	brief bool
@@ -35,6 +37,8 @@ var layouts = []layout{
 	{name: "three members", members: 3},
 	{name: "overrides to one member", members: 1, overrides: true},
 	{name: "overrides to three members", members: 3, overrides: true, brief: true},
+	// Everything has to wait at times: slower, never wrong.
+	{name: "few seats", members: 1, flags: []string{"--max-requests-inflight=20", "--max-mutating-requests-inflight=10"}},
 }
 
 // overridden are resources as kube-apiserver's --etcd-servers-overrides has them,
@@ -138,6 +142,9 @@ func (c *cluster) makeStore() {
 					"--"+of+"trusted-ca-file="+c.creds.path("ca.crt"),
 					"--"+of+"client-cert-auth=true")
 			}
+		}
+		if !targetIsEtcd() {
+			m.args = append(m.args, c.layout.flags...)
 		}
 		c.store = append(c.store, m)
 	}
