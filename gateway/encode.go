@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"runtime"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -12,8 +14,13 @@ import (
 // here: without reflection, and into chunks, so that a large list needs no
 // large buffer and gives its chunks back one after another as they are sent.
 
-// listChunk is the size of a chunk.
-const listChunk = 64 << 10
+const (
+	// listChunk is the size of a chunk.
+	listChunk = 64 << 10
+	// yieldEvery is how many keys are encoded before others have their turn: a list
+	// shall not keep a processor from short requests for milliseconds.
+	yieldEvery = 64
+)
 
 // The tags of the fields that are written. They are part of etcd's protocol,
 // and should not be changed.
@@ -56,7 +63,10 @@ func encodeRange(r *pb.RangeResponse, stream bool, pool *bufferPool) (mem.Buffer
 		w.num(headRevision, uint64(h.Revision))
 		w.num(headTerm, h.RaftTerm)
 	}
-	for _, kv := range r.Kvs {
+	for i, kv := range r.Kvs {
+		if i%yieldEvery == yieldEvery-1 {
+			runtime.Gosched()
+		}
 		w.begin(rangeKVs, wire.SizeKV(kv))
 		w.bytes(wire.KVKey, kv.Key)
 		w.num(wire.KVCreate, uint64(kv.CreateRevision))

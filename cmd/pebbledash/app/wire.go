@@ -4,7 +4,9 @@ import (
 	"context"
 	"math"
 	"net"
+	"os"
 	"path"
+	"runtime"
 	"sync"
 
 	etcdversion "go.etcd.io/etcd/api/v3/version"
@@ -26,6 +28,20 @@ const (
 	// streamWorkers stay to serve calls, with the stack that they have grown.
 	streamWorkers = 256
 )
+
+// crowded is how many processors are few: from there on Go has as many threads as
+// there are processors, which is its default.
+const crowded = 8
+
+// shareProcessors gives a machine of few processors twice as many threads to run
+// Go's goroutines. With one a processor, a long list, a flush or a compaction keeps a
+// processor for ten milliseconds from everybody else; the kernel takes turns between
+// threads much sooner. Whoever sets GOMAXPROCS knows better.
+func shareProcessors() {
+	if n := runtime.GOMAXPROCS(0); n < crowded && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(2 * n)
+	}
+}
 
 // joined is a member with the gateway before it and the hub between them.
 type joined struct {
@@ -56,6 +72,7 @@ func open(env *Env) (server, error) {
 	}
 	j := &joined{env: env, traces: traces, failed: make(chan error, 1), stopping: make(chan struct{})}
 	j.ballast = make([]byte, heapFloor)
+	shareProcessors()
 	if j.hub, err = newHub(env); err != nil {
 		return nil, err
 	}
