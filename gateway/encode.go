@@ -17,6 +17,9 @@ import (
 const (
 	// listChunk is the size of a chunk.
 	listChunk = 64 << 10
+	// aliasValue is from what size on a value is not copied, but handed to gRPC where
+	// it lies: a list in memory is sent from there, however many ask for it.
+	aliasValue = 1 << 10
 	// yieldEvery is how many keys are encoded before others have their turn: a list
 	// shall not keep a processor from short requests for milliseconds.
 	yieldEvery = 64
@@ -53,6 +56,9 @@ func encodeRange(r *pb.RangeResponse, stream bool, pool *bufferPool) (mem.Buffer
 		total = wire.SizeField(size)
 	}
 	w := listWriter{pool: pool, left: total}
+	if len(r.Kvs) > 0 && len(r.Kvs[0].Value) >= aliasValue {
+		w.out = make(mem.BufferSlice, 0, 2*len(r.Kvs)+2)
+	}
 	if stream {
 		w.begin(streamRange, size)
 	}
@@ -94,8 +100,16 @@ type listWriter struct {
 	// b is what has been written to chunk, and shares its memory.
 	chunk *[]byte
 	b     []byte
+	// aliases are what belongs between the bytes of b.
+	aliases []alias
 	// left is how much of the whole is not in out.
 	left int
+}
+
+// alias is a value that follows the first at bytes of a chunk.
+type alias struct {
+	at    int
+	value []byte
 }
 
 // room makes sure that a number can be appended to b.
@@ -116,8 +130,24 @@ func (w *listWriter) cut() {
 	}
 	w.left -= len(w.b)
 	*w.chunk = w.b
-	w.out = append(w.out, mem.NewBuffer(w.chunk, w.pool))
-	w.chunk, w.b = nil, nil
+	rest := mem.NewBuffer(w.chunk, w.pool)
+	at := 0
+	for _, a := range w.aliases {
+		if a.at > at {
+			var before mem.Buffer
+			before, rest = mem.SplitUnsafe(rest, a.at-at)
+			w.out = append(w.out, before)
+			at = a.at
+		}
+		w.out = append(w.out, mem.SliceBuffer(a.value))
+		w.left -= len(a.value)
+	}
+	if at < len(w.b) || at == 0 {
+		w.out = append(w.out, rest)
+	} else {
+		rest.Free()
+	}
+	w.chunk, w.b, w.aliases = nil, nil, w.aliases[:0]
 }
 
 func (w *listWriter) begin(tag byte, size int) {
@@ -137,6 +167,10 @@ func (w *listWriter) bytes(tag byte, v []byte) {
 		return
 	}
 	w.begin(tag, len(v))
+	if len(v) >= aliasValue && tag == wire.KVValue {
+		w.aliases = append(w.aliases, alias{len(w.b), v})
+		return
+	}
 	for {
 		n := min(len(v), cap(w.b)-len(w.b))
 		w.b = append(w.b, v[:n]...)

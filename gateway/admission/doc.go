@@ -44,7 +44,9 @@
 //
 // Seats bound memory and the disk's queue. But the scheduler of Go knows no classes:
 // what has come in competes for processors. So half of the processors, at least one,
-// are for long lists, one after another ([Visit.Compute]). Taking seats away from
+// are for long lists, one after another ([Visit.Compute]), which let others run now and
+// then. Where processors are few, Go has twice as many threads (cmd/pebbledash/app), so
+// that the kernel, too, takes turns. Taking seats away from
 // writes while many goroutines are runnable was tried: writes became a third slower,
 // and renewals of leases not measurably faster.
 //

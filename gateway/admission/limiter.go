@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // The defaults of the flags, which are kube-apiserver's.
@@ -33,7 +34,7 @@ type Config struct {
 	// MaxMutatingInflight for those that do; 0 is no limit.
 	MaxInflight, MaxMutatingInflight int
 	// Resources have limits of their own, on top.
-	Resources []ResourceLimit
+	Resources []route.Number
 	// EtcdPrefix is kube-apiserver's --etcd-prefix; "" is /registry.
 	EtcdPrefix string
 	// MaxWait bounds the time that a request waits; 0 is the default.
@@ -126,11 +127,8 @@ func New(cfg Config) (*Limiter, error) {
 	l.computing = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	l.resources.Store(&map[string]*resource{})
 	for _, limit := range cfg.Resources {
-		path, err := limit.path()
-		if err != nil {
-			return nil, err
-		}
-		if r := l.addResource(path, limit.Limit); r.gate == nil || r.gate.limit != int64(limit.Limit) {
+		path := strings.TrimSuffix(limit.Path, "/")
+		if r := l.addResource(path, limit.N); r.gate == nil || r.gate.limit != int64(limit.N) {
 			return nil, fmt.Errorf("admission: %s has two limits", path)
 		}
 	}

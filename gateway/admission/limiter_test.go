@@ -178,30 +178,9 @@ func TestResources(t *testing.T) {
 }
 
 func TestParseResourceLimits(t *testing.T) {
-	for text, want := range map[string]string{
-		"": "", " ": "",
-		"events#50, leases#100":    "events#50,leases#100",
-		"nodes#1,example.com/xs#2": "example.com/xs#2,nodes#1",
-	} {
-		limits, err := ParseResourceLimits(text)
-		require.NoError(t, err, text)
-		require.Equal(t, want, FormatResourceLimits(limits))
-	}
-	for text, want := range map[string]string{
-		"events":                          `"events" is not of the form resource#n`,
-		"events#":                         "not of the form",
-		"#5":                              "not of the form",
-		"events#x":                        "must be a number",
-		"events#0":                        "must be a number",
-		"events#-1":                       "must be a number",
-		"events#1;leases#2":               "must be a number",
-		"events#1,":                       "not of the form",
-		"Events#1":                        "is no name",
-		"apps2/deployments#1":             "no API group",
-		"events#1,events.k8s.io/events#2": "both events#1 and events.k8s.io/events#2 are about the keys events/",
-	} {
+	for _, text := range []string{"events#0", "events#-1", "events#1048577"} {
 		_, err := ParseResourceLimits(text)
-		require.ErrorContains(t, err, want, text)
+		require.ErrorContains(t, err, "must be a number between 1 and 1048576", text)
 	}
 }
 

@@ -35,7 +35,7 @@ func ParseNumbers(text string, least, most int) ([]Number, error) {
 		}
 		n, err := strconv.Atoi(number)
 		if err != nil || n < least || n > most {
-			return nil, fmt.Errorf("%q: the number must be between %d and %d", s, least, most)
+			return nil, fmt.Errorf("%q: n must be a number between %d and %d", s, least, most)
 		}
 		path, err := PathOf(resource)
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/pebbledash/pebbledash/gateway/admission"
+	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // maxInflight bounds the limits themselves.
@@ -57,7 +58,7 @@ func (o *LimitOptions) Validate() []error {
 	return errs
 }
 
-func (o *LimitOptions) resources() ([]admission.ResourceLimit, error) {
+func (o *LimitOptions) resources() ([]route.Number, error) {
 	return admission.ParseResourceLimits(o.ResourceMaxInflight)
 }
 
@@ -65,5 +66,5 @@ func (o *LimitOptions) applyTo(c *CompletedConfig) {
 	c.MaxRequestsInflight = o.MaxRequestsInflight
 	c.MaxMutatingRequestsInflight = o.MaxMutatingRequestsInflight
 	limits, _ := o.resources() // Validate has seen the error
-	c.ResourceMaxInflight = admission.FormatResourceLimits(limits)
+	c.ResourceMaxInflight = route.FormatNumbers(limits)
 }
