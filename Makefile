@@ -54,6 +54,7 @@ help:
 	@echo 'make bench-quick  a short benchmark beside etcd'
 	@echo 'make bench-cluster  three members beside three of etcd (some 15 minutes)'
 	@echo 'make bench-overload  node leases under a storm of events and unbounded lists, beside etcd (some 5 minutes)'
+	@echo 'make bench-fanout  one event to up to 10,000 watchers, beside etcd (some 5 minutes)'
 	@echo 'make fuzz         each fuzz test for $(FUZZTIME) (FUZZTIME=...)'
 	@echo 'make clean        remove bin; data stays'
 
@@ -148,6 +149,10 @@ bench-cluster: build
 .PHONY: bench-overload
 bench-overload: build
 	benchmarks/run.sh overload
+
+.PHONY: bench-fanout
+bench-fanout: build
+	benchmarks/run.sh fanout
 
 .PHONY: fuzz
 fuzz:
