@@ -70,10 +70,8 @@ func OpenByHand(cfg Config) (*Hand, error) {
 
 // Wake is what the loop does before its first turn.
 func (h *Hand) Wake() {
-	if v := h.conf.GetVoters(); len(v) == 1 && v[0] == h.cfg.Replica {
-		if err := h.rn.Campaign(); err != nil {
-			panic(err)
-		}
+	if h.isAlone() {
+		h.standAlone()
 	}
 	h.handleReady()
 }

@@ -295,11 +295,8 @@ func (g *Group) run() {
 	defer g.failAll()
 	ticker := g.cfg.Clock.NewTicker(g.cfg.Tick)
 	defer ticker.Stop()
-	if v := g.conf.GetVoters(); len(v) == 1 && v[0] == g.cfg.Replica {
-		// Nobody else can lead: waiting for an election timeout helps nobody.
-		if err := g.rn.Campaign(); err != nil {
-			g.cfg.Logger.Warn("could not campaign", "error", err)
-		}
+	if g.isAlone() {
+		g.standAlone()
 	} else {
 		// Where somebody leads, a heartbeat comes before the tick that is left, or a
 		// pre-vote is refused; where nobody does, nobody has to be waited for, as in
@@ -321,6 +318,24 @@ func (g *Group) run() {
 			g.handle(&box)
 		}
 		g.evaluate()
+	}
+}
+
+// isAlone says whether this replica is the only voter.
+func (g *Group) isAlone() bool {
+	v := g.conf.GetVoters()
+	return len(v) == 1 && v[0] == g.cfg.Replica
+}
+
+// standAlone has the only voter lead: to wait for an election timeout helps nobody.
+// Raft refuses while it knows of a change of the configuration that is committed and
+// not applied, as there often is after a restart; noteApplied comes here again.
+func (g *Group) standAlone() {
+	if s := g.rn.BasicStatus(); s.RaftState != raft.StateFollower || s.Applied < s.GetCommit() {
+		return
+	}
+	if err := g.rn.Campaign(); err != nil {
+		g.cfg.Logger.Warn("could not campaign", "error", err)
 	}
 }
 
@@ -482,6 +497,9 @@ func (g *Group) noteApplied(a appliedNote) {
 	if a.response != nil {
 		g.step(a.response)
 		g.cfg.Log.setKnown(g.rn.BasicStatus().Applied)
+		if g.ledTerm == 0 && g.isAlone() {
+			g.standAlone()
+		}
 	}
 	if a.fence != 0 {
 		g.counts.fences.Add(1)
