@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,9 +35,9 @@ type Config struct {
 	// MaxMutatingInflight for those that do; 0 is no limit.
 	MaxInflight, MaxMutatingInflight int
 	// Resources have limits of their own, on top.
-	Resources []route.Number
-	// EtcdPrefix is kube-apiserver's --etcd-prefix; "" is /registry.
-	EtcdPrefix string
+	Resources route.Numbers
+	// Prefix is where the resources' keys are; "" is kube-apiserver's default.
+	Prefix route.Prefix
 	// MaxWait bounds the time that a request waits; 0 is the default.
 	MaxWait time.Duration
 	// QuotaReached says that the store may not grow: what makes it smaller is
@@ -69,7 +70,7 @@ type Limiter struct {
 	clock         clock.Clock
 	quota         func() bool
 	seed          maphash.Seed
-	prefix        string // with a slash behind
+	prefix        route.Prefix
 	healthKey     string
 	leasePrefixes []string
 	// gates are those of the classes; nil for one without a limit.
@@ -91,14 +92,8 @@ type Limiter struct {
 func New(cfg Config) (*Limiter, error) {
 	l := &Limiter{
 		maxWait: cfg.MaxWait, clock: cfg.Clock, quota: cfg.QuotaReached, seed: maphash.MakeSeed(),
-		prefix: "/" + strings.Trim(cfg.EtcdPrefix, "/") + "/",
+		prefix: cmp.Or(cfg.Prefix, route.DefaultEtcdPrefix),
 		other:  &resource{name: other},
-	}
-	switch cfg.EtcdPrefix {
-	case "":
-		l.prefix = "/registry/"
-	case "/":
-		l.prefix = "/"
 	}
 	if l.maxWait <= 0 {
 		l.maxWait = defaultMaxWait
@@ -106,8 +101,8 @@ func New(cfg Config) (*Limiter, error) {
 	if l.clock == nil {
 		l.clock = clock.Real{}
 	}
-	l.healthKey = l.prefix + "health"
-	l.leasePrefixes = []string{l.prefix + "leases/", l.prefix + "masterleases/"}
+	l.healthKey = l.prefix.Join("health")
+	l.leasePrefixes = []string{l.prefix.Join("leases") + "/", l.prefix.Join("masterleases") + "/"}
 	if cfg.MaxInflight < 0 || cfg.MaxMutatingInflight < 0 {
 		return nil, errors.New("admission: a limit must not be negative")
 	}

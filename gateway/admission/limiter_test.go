@@ -171,7 +171,7 @@ func TestResources(t *testing.T) {
 	require.Equal(t, other, l.resourceOf([]byte("/registry/one-more/a")).name)
 	require.Equal(t, "pods", l.resourceOf([]byte("/registry/pods/a")).name)
 
-	root, err := New(Config{EtcdPrefix: "/"})
+	root, err := New(Config{Prefix: "/"})
 	require.NoError(t, err)
 	require.Equal(t, "pods", root.resourceOf([]byte("/pods/a")).name)
 	require.True(t, root.isHealth([]byte("/health")))

@@ -7,6 +7,6 @@ const maxLimit = 1 << 20
 
 // ParseResourceLimits reads what bounds single resources: resource#n,
 // group/resource#n.
-func ParseResourceLimits(text string) ([]route.Number, error) {
+func ParseResourceLimits(text string) (route.Numbers, error) {
 	return route.ParseNumbers(text, 1, maxLimit)
 }

@@ -37,7 +37,7 @@ type counts struct {
 // resourceOf returns the resource that a key is of. It allocates only where it
 // meets a resource for the first time.
 func (l *Limiter) resourceOf(key []byte) *resource {
-	name := l.nameOf(key)
+	name, _ := l.prefix.ResourceOf(key)
 	known := *l.resources.Load()
 	if r := known[string(name)]; r != nil {
 		return r
@@ -66,29 +66,9 @@ func (l *Limiter) addResource(name string, limit int) *resource {
 	return r
 }
 
-// nameOf returns the part of a key that names its resource.
-func (l *Limiter) nameOf(key []byte) []byte {
-	if len(key) < len(l.prefix) || string(key[:len(l.prefix)]) != l.prefix {
-		return nil
-	}
-	rest := key[len(l.prefix):]
-	end := bytes.IndexByte(rest, '/')
-	if end < 0 {
-		return rest
-	}
-	// A custom resource has its group before it, and services are in two parts.
-	if first := rest[:end]; bytes.IndexByte(first, '.') >= 0 || string(first) == "services" {
-		if more := bytes.IndexByte(rest[end+1:], '/'); more >= 0 {
-			return rest[:end+1+more]
-		}
-		return rest
-	}
-	return rest[:end]
-}
-
 // isWhole says whether a list that begins at key is of all keys of its resource.
 func (l *Limiter) isWhole(key []byte, r *resource) bool {
-	return len(key) == len(l.prefix)+len(r.name)+1 && key[len(key)-1] == '/'
+	return r != l.other && len(key) > 0 && len(l.prefix.ResourcePath(key)) == len(key)
 }
 
 // plain says whether a name may be shown as a label. Keys can be anything.

@@ -63,7 +63,7 @@ func newBoth(t *testing.T, rng *rand.Rand, limits watchcache.Config) *both {
 	routes, err := route.Parse(route.DefaultResourceGroups, route.DefaultEtcdPrefix)
 	require.NoError(t, err)
 	b := &both{t: t, rng: rng, reg: prometheus.NewRegistry(), revision: 1}
-	limits.Resources, limits.Registerer = routes, b.reg
+	limits.Resources, limits.Registerer = route.Prefix(route.DefaultEtcdPrefix), b.reg
 	b.cached = watchcache.NewHub(limits)
 	b.plain = watchcache.NewHub(watchcache.Config{WindowBytes: 1, WindowEvents: 1, PreloadRevisions: -1})
 	b.m, err = member.Open(t.Context(), member.Config{

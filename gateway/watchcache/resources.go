@@ -13,7 +13,7 @@ import (
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
-// Resources says which keys belong together; *route.Table is one.
+// Resources says which keys belong together; a route.Prefix does.
 type Resources interface {
 	// ResourcePath returns the first bytes of key that all keys of its resource have
 	// and no others, nil if it belongs to none.

@@ -7,7 +7,8 @@ import (
 )
 
 func TestResourcePath(t *testing.T) {
-	table := mustParse(t, DefaultResourceGroups)
+	table, err := ParsePrefix(DefaultEtcdPrefix)
+	require.NoError(t, err)
 	for _, c := range []struct{ key, path, name string }{
 		{"/registry/pods/default/a", "/registry/pods/", "pods"},
 		{"/registry/pods/", "/registry/pods/", "pods"},
@@ -45,7 +46,7 @@ func TestResourcePath(t *testing.T) {
 	key := []byte("/registry/services/endpoints/default/a")
 	require.Zero(t, testing.AllocsPerRun(10, func() { table.ResourcePath(key) }))
 
-	root, err := Parse(DefaultResourceGroups, "/")
+	root, err := ParsePrefix("/")
 	require.NoError(t, err)
 	require.Equal(t, "/pods/", string(root.ResourcePath([]byte("/pods/a"))))
 	require.Equal(t, "nodes", root.ResourceName("/minions/"))
@@ -54,10 +55,10 @@ func TestResourcePath(t *testing.T) {
 func TestParseNumbers(t *testing.T) {
 	got, err := ParseNumbers(" pods#5000, nodes#0,example.com/widgets#7", 0, 5000)
 	require.NoError(t, err)
-	require.Equal(t, []Number{
+	require.Equal(t, Numbers{
 		{"example.com/widgets", "example.com/widgets/", 7}, {"nodes", "minions/", 0}, {"pods", "pods/", 5000},
 	}, got)
-	require.Equal(t, "example.com/widgets#7,nodes#0,pods#5000", FormatNumbers(got))
+	require.Equal(t, "example.com/widgets#7,nodes#0,pods#5000", got.String())
 	got, err = ParseNumbers(" ", 0, 1)
 	require.NoError(t, err)
 	require.Empty(t, got)

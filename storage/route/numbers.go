@@ -19,13 +19,15 @@ type Number struct {
 // String writes it as on the command line.
 func (n Number) String() string { return n.Resource + "#" + strconv.Itoa(n.N) }
 
-// ParseNumbers reads resource#n,group/resource#n with numbers from least to most,
-// and sorts them by resource.
-func ParseNumbers(text string, least, most int) ([]Number, error) {
+// Numbers are for one resource each, and sorted by it.
+type Numbers []Number
+
+// ParseNumbers reads resource#n,group/resource#n with numbers from least to most.
+func ParseNumbers(text string, least, most int) (Numbers, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil
 	}
-	var numbers []Number
+	var numbers Numbers
 	seen := map[string]string{} // path to the text that has it
 	for s := range strings.SplitSeq(text, ",") {
 		s = strings.TrimSpace(s)
@@ -51,8 +53,8 @@ func ParseNumbers(text string, least, most int) ([]Number, error) {
 	return numbers, nil
 }
 
-// FormatNumbers is the other way round.
-func FormatNumbers(numbers []Number) string {
+// String writes them as on the command line.
+func (numbers Numbers) String() string {
 	texts := make([]string, 0, len(numbers))
 	for _, n := range numbers {
 		texts = append(texts, n.String())

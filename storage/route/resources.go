@@ -31,7 +31,7 @@ func (t *Table) Resources() *Resources {
 			continue
 		}
 		// The bare path of a resource is its own, too.
-		name := t.ResourceName(strings.TrimSuffix(string(border), "/") + "/")
+		name := Prefix(t.prefix).ResourceName(strings.TrimSuffix(string(border), "/") + "/")
 		n := slices.Index(r.names, name)
 		if n < 0 {
 			n = len(r.names)

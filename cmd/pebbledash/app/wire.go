@@ -2,10 +2,8 @@ package app
 
 import (
 	"context"
-	"math"
 	"net"
 	"os"
-	"path"
 	"runtime"
 	"sync"
 
@@ -62,7 +60,18 @@ type joined struct {
 // place where the rooms of storage and gateway are joined.
 func open(env *Env) (server, error) {
 	c := env.Config
-	limits, err := newLimiter(env)
+	prefix, err := route.ParsePrefix(c.EtcdPrefix)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := admission.New(admission.Config{
+		MaxInflight:         c.MaxRequestsInflight,
+		MaxMutatingInflight: c.MaxMutatingRequestsInflight,
+		Resources:           c.ResourceMaxInflight,
+		Prefix:              prefix,
+		Registerer:          env.Registry,
+		Clock:               env.Clock,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -73,9 +82,7 @@ func open(env *Env) (server, error) {
 	j := &joined{env: env, traces: traces, failed: make(chan error, 1), stopping: make(chan struct{})}
 	j.ballast = make([]byte, heapFloor)
 	shareProcessors()
-	if j.hub, err = newHub(env); err != nil {
-		return nil, err
-	}
+	j.hub = newHub(env, prefix)
 	ver, _ := Version()
 	// A member that joins a cluster asks it, within bounds of its own.
 	j.member, err = member.Open(context.Background(), member.Config{
@@ -137,42 +144,21 @@ func open(env *Env) (server, error) {
 }
 
 // newHub makes the watch cache.
-func newHub(env *Env) (*watchcache.Hub, error) {
+func newHub(env *Env, prefix route.Prefix) *watchcache.Hub {
 	c := env.Config
 	cfg := watchcache.Config{Registerer: env.Registry}
 	if c.WatchCache {
-		sizes, err := route.ParseNumbers(c.WatchCacheSizes, 0, math.MaxInt)
-		if err != nil {
-			return nil, err
-		}
-		cfg.Resources, cfg.MaxBytes = c.Routes, c.WatchCacheBytes
+		cfg.Resources, cfg.MaxBytes = prefix, c.WatchCacheBytes
 		cfg.HistoryEvents = c.WatchCacheSize
 		if cfg.HistoryEvents == 0 {
 			cfg.HistoryEvents = -1 // nothing, and not the default
 		}
 		cfg.HistorySizes = map[string]int{}
-		for _, n := range sizes {
-			cfg.HistorySizes[path.Join(c.Routes.EtcdPrefix(), n.Path)+"/"] = n.N
+		for _, n := range c.WatchCacheSizes {
+			cfg.HistorySizes[prefix.Join(n.Path)+"/"] = n.N
 		}
 	}
-	return watchcache.NewHub(cfg), nil
-}
-
-// newLimiter makes what requests have to pass.
-func newLimiter(env *Env) (*admission.Limiter, error) {
-	c := env.Config
-	resources, err := admission.ParseResourceLimits(c.ResourceMaxInflight)
-	if err != nil {
-		return nil, err
-	}
-	return admission.New(admission.Config{
-		MaxInflight:         c.MaxRequestsInflight,
-		MaxMutatingInflight: c.MaxMutatingRequestsInflight,
-		Resources:           resources,
-		EtcdPrefix:          c.EtcdPrefix,
-		Registerer:          env.Registry,
-		Clock:               env.Clock,
-	})
+	return watchcache.NewHub(cfg)
 }
 
 func netListeners(ls []Listener) []net.Listener {

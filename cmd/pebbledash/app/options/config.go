@@ -77,18 +77,16 @@ type CompletedConfig struct {
 	WatchProgressNotifyInterval time.Duration
 
 	// MaxRequestsInflight and MaxMutatingRequestsInflight bound the requests that
-	// are executed at a time; 0 is no limit. ResourceMaxInflight is resource#n,...,
-	// sorted.
+	// are executed at a time; 0 is no limit. ResourceMaxInflight are on top.
 	MaxRequestsInflight         int
 	MaxMutatingRequestsInflight int
-	ResourceMaxInflight         string
+	ResourceMaxInflight         route.Numbers
 
 	// WatchCache says whether resources are kept in memory: of each so many events,
-	// where WatchCacheSizes, as resource#n,... and sorted, does not say otherwise,
-	// and of all so many bytes.
+	// where WatchCacheSizes does not say otherwise, and of all so many bytes.
 	WatchCache      bool
 	WatchCacheSize  int
-	WatchCacheSizes string
+	WatchCacheSizes route.Numbers
 	WatchCacheBytes int64
 
 	// SnapshotCount is how many log entries are kept before the log is truncated.

@@ -58,13 +58,12 @@ func (o *LimitOptions) Validate() []error {
 	return errs
 }
 
-func (o *LimitOptions) resources() ([]route.Number, error) {
+func (o *LimitOptions) resources() (route.Numbers, error) {
 	return admission.ParseResourceLimits(o.ResourceMaxInflight)
 }
 
 func (o *LimitOptions) applyTo(c *CompletedConfig) {
 	c.MaxRequestsInflight = o.MaxRequestsInflight
 	c.MaxMutatingRequestsInflight = o.MaxMutatingRequestsInflight
-	limits, _ := o.resources() // Validate has seen the error
-	c.ResourceMaxInflight = route.FormatNumbers(limits)
+	c.ResourceMaxInflight, _ = o.resources() // Validate has seen the error
 }

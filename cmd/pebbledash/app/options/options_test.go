@@ -109,6 +109,10 @@ func printDifference(b *strings.Builder, prefix string, standard, v reflect.Valu
 			if !x.Equal(was.Interface().(*route.Table)) {
 				fmt.Fprintf(b, "%s: %s\n", name, x)
 			}
+		case route.Numbers:
+			if !slices.Equal(was.Interface().(route.Numbers), x) {
+				fmt.Fprintf(b, "%s: %s\n", name, x)
+			}
 		case []string:
 			if !slices.Equal(was.Interface().([]string), x) {
 				fmt.Fprintf(b, "%s: %s\n", name, strings.Join(x, "; "))

@@ -53,14 +53,13 @@ func (o *WatchCacheOptions) Validate() []error {
 	return errs
 }
 
-func (o *WatchCacheOptions) sizes() ([]route.Number, error) {
+func (o *WatchCacheOptions) sizes() (route.Numbers, error) {
 	return route.ParseNumbers(o.Sizes, 0, maxWatchCacheSize)
 }
 
 func (o *WatchCacheOptions) applyTo(c *CompletedConfig) {
 	c.WatchCache = o.Enabled
 	c.WatchCacheSize = o.DefaultSize
-	sizes, _ := o.sizes() // Validate has seen the error
-	c.WatchCacheSizes = route.FormatNumbers(sizes)
+	c.WatchCacheSizes, _ = o.sizes() // Validate has seen the error
 	c.WatchCacheBytes = int64(o.MaxMiB) << 20
 }
