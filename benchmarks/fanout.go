@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"text/tabwriter"
 
 	"github.com/pebbledash/pebbledash/benchmarks/fanout"
@@ -62,19 +61,11 @@ func (f *fanouts) runTurn(ctx context.Context, _, who int, dir string) error {
 
 func (f *fanouts) runOne(ctx context.Context, i, watchers, who int, dir string) (err error) {
 	p := f.p
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	args := p.peers[who].args
-	if p.profiles != "" {
-		args = append([]string{"--enable-pprof"}, args...)
-	}
-	servers, err := process.Start(ctx, p.peers[who].binary, dir, 1, args...)
+	servers, stop, err := p.start(ctx, p.peers[who], dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, servers.Stop()) }()
+	defer func() { err = errors.Join(err, stop()) }()
 	server := servers[0]
 	if err := server.ResetPeak(); err != nil {
 		return err

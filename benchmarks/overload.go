@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/pebbledash/pebbledash/benchmarks/overload"
-	"github.com/pebbledash/pebbledash/benchmarks/process"
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
 
@@ -62,20 +61,12 @@ func newOverloads(p *plan) *overloads {
 // then with far too much.
 func (o *overloads) runTurn(ctx context.Context, turn, who int, dir string) (err error) {
 	p := o.p
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	peer := p.peers[who]
-	args := peer.args
-	if p.profiles != "" {
-		args = append([]string{"--enable-pprof"}, args...)
-	}
-	server, err := process.Start(ctx, peer.binary, dir, 1, args...)
+	server, stop, err := p.start(ctx, peer, dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
+	defer func() { err = errors.Join(err, stop()) }()
 	address := server[0].Address
 	if err := overload.Prepare(ctx, address); err != nil {
 		return err

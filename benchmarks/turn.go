@@ -20,20 +20,12 @@ const settleTimeout = 10 * time.Second
 // runTurn starts a server on an empty directory, runs all loads, and stops it.
 func (r *results) runTurn(ctx context.Context, turn, who int, dir string) (err error) {
 	p := r.p
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	peer := p.peers[who]
-	args := peer.args
-	if p.profiles != "" {
-		args = append([]string{"--enable-pprof"}, args...)
-	}
-	server, err := process.Start(ctx, peer.binary, dir, p.members, args...)
+	server, stop, err := p.start(ctx, peer, dir)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
+	defer func() { err = errors.Join(err, stop()) }()
 	leader, err := server.Leader(ctx)
 	if err != nil {
 		return err
@@ -68,6 +60,22 @@ func (r *results) runTurn(ctx context.Context, turn, who int, dir string) (err e
 		}
 	}
 	return whole(server, before, writes, who, r)
+}
+
+// start starts a server on an empty directory; stop stops it and removes that.
+func (p *plan) start(ctx context.Context, peer peer, dir string) (server process.Cluster, stop func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	args := peer.args
+	if p.profiles != "" {
+		args = append([]string{"--enable-pprof"}, args...)
+	}
+	server, err = process.Start(ctx, peer.binary, dir, p.members, args...)
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return server, func() error { return errors.Join(server.Stop(), os.RemoveAll(dir)) }, nil
 }
 
 // prepare puts what loads are to read.

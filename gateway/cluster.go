@@ -18,12 +18,14 @@ type clusterServer struct {
 
 // MemberList lists the members, as of now if the client asks for that.
 func (s *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
+	members := s.store.Members()
 	if r.Linearizable {
-		if _, err := s.store.ReadIndex(ctx); err != nil {
+		var err error
+		if members, err = s.store.MembersNow(ctx); err != nil {
 			return nil, toGRPC(err)
 		}
 	}
-	return &pb.MemberListResponse{Header: s.memberHeader(), Members: membersOf(s.store.Members())}, nil
+	return &pb.MemberListResponse{Header: s.memberHeader(), Members: membersOf(members)}, nil
 }
 
 // MemberAdd adds a member, which can be started then.

@@ -4,8 +4,8 @@
 //	client
 //	 [1] gateway             gRPC in: decode, check, translate
 //	 [2] gateway/admission   may it come in now? seats and fair queues
-//	 [3] gateway/router      which groups own the keys, and which member leads them (to come)
-//	 [4] storage/evaluate    at the leader: request + state + what is in flight -> effects
+//	 [3] storage/member      which groups own the keys (storage/route), and which member reigns
+//	 [4] storage/evaluate    at the sequencer: request + state + what is in flight -> effects
 //	 [5] storage/revline     the next revision; epochs, fences, closed revisions
 //	 [6] storage/group       put it in order: propose, log, commit (raft)
 //	 [7] storage/mvcc        apply the effects; revisions, kept in Pebble through storage/engine

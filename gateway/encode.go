@@ -1,13 +1,12 @@
 package gateway
 
 import (
-	"runtime"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/pebbledash/pebbledash/gateway/wire"
+	"github.com/pebbledash/pebbledash/storage/evaluate"
 )
 
 // Lists are most of the bytes that a server sends, so their answers are encoded
@@ -20,9 +19,6 @@ const (
 	// aliasValue is from what size on a value is not copied, but handed to gRPC where
 	// it lies: a list in memory is sent from there, however many ask for it.
 	aliasValue = 1 << 10
-	// yieldEvery is how many keys are encoded before others have their turn: a list
-	// shall not keep a processor from short requests for milliseconds.
-	yieldEvery = 64
 )
 
 // The tags of the fields that are written. They are part of etcd's protocol,
@@ -70,9 +66,7 @@ func encodeRange(r *pb.RangeResponse, stream bool, pool *bufferPool) (mem.Buffer
 		w.num(headTerm, h.RaftTerm)
 	}
 	for i, kv := range r.Kvs {
-		if i%yieldEvery == yieldEvery-1 {
-			runtime.Gosched()
-		}
+		evaluate.Yield(i)
 		w.begin(rangeKVs, wire.SizeKV(kv))
 		w.bytes(wire.KVKey, kv.Key)
 		w.num(wire.KVCreate, uint64(kv.CreateRevision))

@@ -172,6 +172,8 @@ func (f *fakeStore) Members() []member.Info {
 	}
 }
 
+func (f *fakeStore) MembersNow(context.Context) ([]member.Info, error) { return f.Members(), nil }
+
 func (f *fakeStore) CompactWait(context.Context, int64) error { return nil }
 
 // serve runs a server of store on a loopback port for as long as the test.

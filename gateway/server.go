@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/pkg/throttle"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 )
 
@@ -55,7 +56,7 @@ type Server struct {
 	http, ops *http.Server
 	pages     *Pages
 
-	slowCalls     slowCalls
+	slowCalls     throttle.Throttle
 	leaderStreams leaderStreams
 	defragmented  sync.Once
 

@@ -3,41 +3,21 @@ package gateway
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// slowEvery is the least time between two lines about slow calls. When all
-// calls are slow, a line for each would make them slower.
-const slowEvery = time.Second
-
 // loggedKeyBytes bounds what a line shows of a key.
 const loggedKeyBytes = 256
 
-// slowCalls decides which slow call is logged.
-type slowCalls struct {
-	// mu guards the fields below; nothing is taken after it.
-	mu     sync.Mutex
-	logged time.Time
-	// suppressed counts the calls since then that were not logged.
-	suppressed int
-}
-
-// slow logs a slow call, or counts it for the next line.
+// slow logs a slow call, or counts it for the next line. When all calls are slow, a
+// line for each would make them slower.
 func (s *Server) slow(method string, req any, took time.Duration, err error) {
-	now := s.clock.Now()
-	s.slowCalls.mu.Lock()
-	if !s.slowCalls.logged.IsZero() && now.Sub(s.slowCalls.logged) < slowEvery {
-		s.slowCalls.suppressed++
-		s.slowCalls.mu.Unlock()
+	suppressed, ok := s.slowCalls.Allow(s.clock.Now())
+	if !ok {
 		return
 	}
-	suppressed := s.slowCalls.suppressed
-	s.slowCalls.logged, s.slowCalls.suppressed = now, 0
-	s.slowCalls.mu.Unlock()
-
 	attrs := []slog.Attr{
 		slog.String("method", method),
 		slog.Duration("took", took),

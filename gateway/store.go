@@ -47,7 +47,10 @@ type Store interface {
 	Status() member.Status
 	HashKV(ctx context.Context, rev int64) (member.HashResult, error)
 	Hash(ctx context.Context) (hash uint32, revision int64, err error)
+	// Members are the members as far as this one knows; MembersNow has every change
+	// that was acknowledged before the call.
 	Members() []member.Info
+	MembersNow(ctx context.Context) ([]member.Info, error)
 	// The changes of the members return those that there are after it.
 	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (added member.Info, members []member.Info, err error)
 	MemberRemove(ctx context.Context, id uint64) ([]member.Info, error)

@@ -10,6 +10,8 @@ import (
 // where other resources have storms of events.
 type history struct {
 	maxEvents int
+	// total counts the bytes of all resources.
+	total *atomic.Int64
 
 	// mu guards the fields below, of which end and bytes may be loaded without it.
 	// Nothing is taken after it, and it is held for moments only.
@@ -24,85 +26,81 @@ type history struct {
 	end, bytes atomic.Int64
 }
 
-// add appends events, and drops old ones if there are too many. It returns by how
-// much bytes has changed. For the publisher.
-func (h *history) add(events []*Event) (delta int64) {
+// add appends events, and drops old ones if there are too many. For the publisher.
+func (h *history) add(events []*Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, e := range events {
-		delta += int64(e.bytes)
-	}
 	h.events = append(h.events, events...)
 	h.end.Add(int64(len(events)))
-	h.bytes.Add(delta)
-	if n := len(h.events) - h.head; n > h.maxEvents {
-		delta -= h.dropLocked(n - h.maxEvents)
-	}
-	return delta
+	h.growLocked(bytesOf(events))
+	h.dropLocked(len(h.events) - h.head - h.maxEvents)
 }
 
-// shrink drops the older half of the events, and returns their bytes.
-func (h *history) shrink() int64 {
+// shrink drops the older half of the events, and says whether there were any.
+func (h *history) shrink() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.dropLocked((len(h.events) - h.head + 1) / 2)
+	n := len(h.events) - h.head
+	h.dropLocked((n + 1) / 2)
+	return n > 0
 }
 
-// dropLocked drops the n oldest events.
-func (h *history) dropLocked(n int) (freed int64) {
-	if n == 0 {
-		return 0
+func (h *history) growLocked(delta int64) {
+	h.bytes.Add(delta)
+	h.total.Add(delta)
+}
+
+func bytesOf(events []*Event) (n int64) {
+	for _, e := range events {
+		n += int64(e.bytes)
 	}
-	for _, e := range h.events[h.head : h.head+n] {
-		freed += int64(e.bytes)
+	return n
+}
+
+// dropLocked drops the n oldest events, if n is positive.
+func (h *history) dropLocked(n int) {
+	if n <= 0 {
+		return
 	}
-	h.start = h.events[h.head+n-1].revision
-	clear(h.events[h.head : h.head+n])
+	old := h.events[h.head : h.head+n]
+	h.growLocked(-bytesOf(old))
+	h.start = old[n-1].revision
+	clear(old)
 	h.head += n
 	h.first += int64(n)
-	h.bytes.Add(-freed)
 	if h.head > len(h.events)/2 {
 		kept := copy(h.events, h.events[h.head:])
 		clear(h.events[kept:])
 		h.events, h.head = h.events[:kept], 0
 	}
-	return freed
 }
 
-// reset forgets everything up to revision, and returns the bytes freed.
-func (h *history) reset(revision int64) int64 {
+// reset forgets everything up to revision.
+func (h *history) reset(revision int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	freed := h.dropLocked(len(h.events) - h.head)
+	h.dropLocked(len(h.events) - h.head)
 	h.start = revision
-	return freed
 }
 
 // prepend puts events, which are all above base up to to, before the others, unless
 // some of those behind to are gone already.
-func (h *history) prepend(base, to int64, events []*Event) (delta int64) {
+func (h *history) prepend(base, to int64, events []*Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.start != to {
-		return 0
+		return
 	}
-	if over := len(events) + len(h.events) - h.head - h.maxEvents; over > 0 {
-		over = min(over, len(events))
-		if over > 0 {
-			base, events = events[over-1].revision, events[over:]
-		}
-	}
-	for _, e := range events {
-		delta += int64(e.bytes)
+	if over := min(len(events)+len(h.events)-h.head-h.maxEvents, len(events)); over > 0 {
+		base, events = events[over-1].revision, events[over:]
 	}
 	h.events, h.head = append(events[:len(events):len(events)], h.events[h.head:]...), 0
 	h.first -= int64(len(events))
 	h.start = base
-	h.bytes.Add(delta)
-	return delta
+	h.growLocked(bytesOf(events))
 }
 
-// from returns a place in events from which on all have revisions of at least
+// fromLocked returns a place in events from which on all have revisions of at least
 // revision; ok is false if there were some that are gone.
 func (h *history) fromLocked(revision int64) (at int, ok bool) {
 	if revision <= h.start {

@@ -2,6 +2,7 @@ package watchcache
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,7 +25,8 @@ func revisionsOf(events []*Event) (revisions []int64) {
 }
 
 func TestHistory(t *testing.T) {
-	h := &history{maxEvents: 5, start: 10}
+	var total atomic.Int64
+	h := &history{maxEvents: 5, start: 10, total: &total}
 	read := func(from int64) []int64 {
 		events, ok := h.read(from, 100, nil)
 		if !ok {
@@ -32,8 +34,9 @@ func TestHistory(t *testing.T) {
 		}
 		return revisionsOf(events)
 	}
-	size := h.add(changesAt(11, 13, 13))
-	require.Equal(t, h.bytes.Load(), size)
+	h.add(changesAt(11, 13, 13))
+	require.Positive(t, total.Load())
+	require.Equal(t, h.bytes.Load(), total.Load())
 	require.Equal(t, []int64{11, 13, 13}, read(11))
 	require.Equal(t, []int64{13, 13}, read(12))
 	require.Equal(t, []int64{-1}, read(10), "there may have been one that is gone")
@@ -57,19 +60,23 @@ func TestHistory(t *testing.T) {
 	require.Equal(t, h.end.Load(), h.oldest()+5)
 
 	// What the store still had comes before, as far as there is room.
-	full := &history{maxEvents: 4, start: 10}
+	full := &history{maxEvents: 4, start: 10, total: new(atomic.Int64)}
 	full.add(changesAt(11, 12))
-	require.Zero(t, full.prepend(5, 9, changesAt(6, 8, 9)), "10 is gone")
+	full.prepend(5, 9, changesAt(6, 8, 9))
+	require.EqualValues(t, 10, full.start, "10 is gone")
 	full.prepend(5, 10, changesAt(6, 8, 9))
 	require.EqualValues(t, 6, full.start)
 	require.Equal(t, []int64{8, 9, 11, 12}, revisionsOf(full.events))
 	require.Equal(t, full.end.Load(), full.oldest()+4)
 
-	freed := h.shrink()
-	require.Positive(t, freed)
+	before := total.Load()
+	require.True(t, h.shrink())
+	require.Less(t, total.Load(), before)
 	require.Equal(t, []int64{16, 17}, read(16))
-	before := h.bytes.Load()
-	require.Equal(t, before, h.reset(40))
+	require.Equal(t, h.bytes.Load(), total.Load())
+	h.reset(40)
+	require.False(t, h.shrink())
+	require.Zero(t, total.Load())
 	require.Zero(t, h.bytes.Load())
 	require.Equal(t, []int64{-1}, read(40))
 	require.Empty(t, read(41))

@@ -27,6 +27,8 @@ const (
 // revision since.
 type objects struct {
 	history *history
+	// total counts the bytes of all resources.
+	total *atomic.Int64
 
 	// mu guards the fields below. The history's lock is taken after it.
 	mu sync.Mutex
@@ -57,33 +59,38 @@ func objectBytes(kv *mvccpb.KeyValue) int64 {
 	return int64(len(kv.Key) + len(kv.Value) + objectOverhead)
 }
 
-// fill takes over a tree that was read at a revision, and returns by how much bytes
-// has changed; ok is false if events behind it are gone.
-func (o *objects) fill(tree *btree.BTreeG[*mvccpb.KeyValue], size, revision int64) (delta int64, ok bool) {
+// fill takes over a tree that was read at a revision; ok is false if events behind it
+// are gone.
+func (o *objects) fill(tree *btree.BTreeG[*mvccpb.KeyValue], size, revision int64) (ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	next, ok := o.history.numberAfter(revision)
 	if !ok {
-		return 0, false
+		return false
 	}
-	delta = o.emptyLocked() + size
-	o.tree, o.next, o.oldest, o.bytes = tree, next, next, size
+	o.emptyLocked()
+	o.tree, o.next, o.oldest = tree, next, next
+	o.growLocked(size)
 	o.full.Store(true)
-	return delta, true
+	return true
 }
 
-// empty lets go of the keys, and returns by how much bytes has changed.
-func (o *objects) empty() int64 {
+// empty lets go of the keys.
+func (o *objects) empty() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.emptyLocked()
+	o.emptyLocked()
 }
 
-func (o *objects) emptyLocked() int64 {
-	freed := o.bytes
-	o.tree, o.old, o.bytes = nil, nil, 0
+func (o *objects) emptyLocked() {
+	o.growLocked(-o.bytes)
+	o.tree, o.old = nil, nil
 	o.full.Store(false)
-	return -freed
+}
+
+func (o *objects) growLocked(delta int64) {
+	o.bytes += delta
+	o.total.Add(delta)
 }
 
 // isFull says whether the keys are here.
@@ -100,38 +107,42 @@ func (o *objects) count() (keys, size, lag int64) {
 	return int64(o.tree.Len()), o.bytes, o.history.end.Load() - o.next
 }
 
-// takeInLocked brings the tree to the end of the history.
-func (o *objects) takeInLocked() (delta int64, ok bool) {
+// takeInLocked brings the tree to the end of the history; ok is false if there is
+// none, or its events are gone.
+func (o *objects) takeInLocked() (ok bool) {
 	if o.tree == nil {
-		return 0, false
+		return false
 	}
-	before := o.bytes
-	if o.history.end.Load() != o.next {
-		fresh, ok := o.history.since(o.next, o.fresh[:0])
-		if !ok {
-			return o.emptyLocked(), false
-		}
-		for _, e := range fresh {
-			var was *mvccpb.KeyValue
-			if kv := e.plain.Kv; e.plain.Type == mvccpb.Event_DELETE {
-				was, _ = o.tree.Delete(kv)
-			} else {
-				was, _ = o.tree.Set(kv)
-				o.bytes += objectBytes(kv)
-			}
-			o.bytes -= objectBytes(was)
-			o.old = append(o.old, was)
-		}
-		o.next += int64(len(fresh))
-		clear(fresh)
-		o.fresh = fresh[:0]
-		// What lies further back than anybody may look is let go, now and then.
-		if n := len(o.old) - maxUndo; n > maxUndo {
-			o.old = slices.Clone(o.old[n:])
-			o.oldest += int64(n)
-		}
+	if o.history.end.Load() == o.next {
+		return true
 	}
-	return o.bytes - before, true
+	fresh, ok := o.history.since(o.next, o.fresh[:0])
+	if !ok {
+		o.emptyLocked()
+		return false
+	}
+	delta := int64(0)
+	for _, e := range fresh {
+		var was *mvccpb.KeyValue
+		if kv := e.plain.Kv; e.plain.Type == mvccpb.Event_DELETE {
+			was, _ = o.tree.Delete(kv)
+		} else {
+			was, _ = o.tree.Set(kv)
+			delta += objectBytes(kv)
+		}
+		delta -= objectBytes(was)
+		o.old = append(o.old, was)
+	}
+	o.growLocked(delta)
+	o.next += int64(len(fresh))
+	clear(fresh)
+	o.fresh = fresh[:0]
+	// What lies further back than anybody may look is let go, now and then.
+	if n := len(o.old) - maxUndo; n > maxUndo {
+		o.old = slices.Clone(o.old[n:])
+		o.oldest += int64(n)
+	}
+	return true
 }
 
 // undoLocked returns what the keys that have changed after revision were then, in
@@ -156,63 +167,58 @@ func (o *objects) undoLocked(revision int64) (changed []*Event, old []*mvccpb.Ke
 // get returns a key as it was at revision, nil if it was not there; ok is false if
 // that is not known.
 // REQUIRES: revision is published.
-func (o *objects) get(key []byte, revision int64) (kv *mvccpb.KeyValue, delta int64, ok bool) {
+func (o *objects) get(key []byte, revision int64) (kv *mvccpb.KeyValue, ok bool) {
 	if !o.isFull() {
-		return nil, 0, false
+		return nil, false
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if delta, ok = o.takeInLocked(); !ok {
-		return nil, delta, false
+	if !o.takeInLocked() {
+		return nil, false
 	}
 	kv, _ = o.tree.Get(&mvccpb.KeyValue{Key: key})
 	if kv != nil && kv.ModRevision <= revision {
-		return kv, delta, true
+		return kv, true
 	}
 	changed, old, ok := o.undoLocked(revision)
 	if !ok {
-		return nil, delta, false
+		return nil, false
 	}
 	for i, e := range changed {
 		if bytes.Equal(e.plain.Kv.Key, key) {
-			return old[i], delta, true
+			return old[i], true
 		}
 	}
-	return kv, delta, true
+	return kv, true
 }
 
 // scan returns a view of a span at revision; ok is false if there is none.
 // REQUIRES: revision is published, and the span lies in the resource.
-func (o *objects) scan(span mvcc.Span, revision int64) (cur *cursor, delta int64, ok bool) {
+func (o *objects) scan(ctx context.Context, span mvcc.Span, revision int64) (cur *cursor, ok bool) {
 	if !o.isFull() {
-		return nil, 0, false
+		return nil, false
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if delta, ok = o.takeInLocked(); !ok {
-		return nil, delta, false
+	if !o.takeInLocked() {
+		return nil, false
 	}
 	changed, old, ok := o.undoLocked(revision)
 	if !ok {
-		return nil, delta, false
+		return nil, false
 	}
-	cur = &cursor{span: span}
+	cur = &cursor{ctx: ctx, span: span}
 	seen := map[string]bool{}
 	for i, e := range changed {
 		// The first change of a key after the revision has replaced what it was then.
-		if key := e.plain.Kv.Key; inSpan(span, key) && !seen[string(key)] {
+		if key := e.plain.Kv.Key; span.Contains(key) && !seen[string(key)] {
 			seen[string(key)] = true
 			cur.undo = append(cur.undo, undone{key, old[i]})
 		}
 	}
 	slices.SortFunc(cur.undo, func(a, b undone) int { return bytes.Compare(a.key, b.key) })
 	cur.tree = o.tree.Copy().Iter()
-	return cur, delta, true
-}
-
-// inSpan says whether a span has a key.
-func inSpan(span mvcc.Span, key []byte) bool {
-	return bytes.Compare(span.Key, key) <= 0 && (span.End == nil || bytes.Compare(key, span.End) < 0)
+	return cur, true
 }
 
 // undone is a key that the tree has otherwise than a view: kv is nil if it is not in
@@ -251,7 +257,7 @@ func (c *cursor) step() {
 	}
 	c.head = nil
 	if ok {
-		if kv := c.tree.Item(); c.span.End == nil || bytes.Compare(kv.Key, c.span.End) < 0 {
+		if kv := c.tree.Item(); c.span.Contains(kv.Key) {
 			c.head = kv
 		}
 	}
@@ -303,13 +309,10 @@ func (c *cursor) Key() []byte { return c.current.Key }
 
 // KV implements mvcc.Cursor.
 func (c *cursor) KV(keysOnly bool) (*mvccpb.KeyValue, error) {
-	kv := c.current
 	if keysOnly {
-		kv = &mvccpb.KeyValue{
-			Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
-		}
+		return mvcc.WithoutValue(c.current), nil
 	}
-	return kv, nil
+	return c.current, nil
 }
 
 // CountRest implements mvcc.Cursor.

@@ -75,11 +75,12 @@ type resources struct {
 	// origin: a resource without a history has had no events above it.
 	origin int64
 
-	// loads ends with the hub.
-	ctx     context.Context //nolint:containedctx // The hub's life.
-	cancel  context.CancelFunc
-	loads   sync.WaitGroup
-	loadsMu sync.Mutex // one load at a time
+	// loads ends with the hub. loadsMu is held by who begins one, loadMu by the one
+	// that runs: what it reads counts only when it is done.
+	ctx             context.Context //nolint:containedctx // The hub's life.
+	cancel          context.CancelFunc
+	loads           sync.WaitGroup
+	loadsMu, loadMu sync.Mutex
 }
 
 func (rs *resources) init(cfg *Config, published *atomic.Int64) {
@@ -99,23 +100,31 @@ func (rs *resources) close() {
 // get returns the resource of a path, nil if there is none yet.
 func (rs *resources) get(path []byte) *resource { return (*rs.byPath.Load())[string(path)] }
 
-// add returns the resource of a path, nil if it is not to be kept.
-func (rs *resources) add(path []byte) *resource {
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	all := *rs.byPath.Load()
-	if r := all[string(path)]; r != nil {
+// at returns the resource of a path, a new one if there is none yet; nil if nothing
+// is to be kept of it, or the path is nil.
+func (rs *resources) at(path []byte) *resource {
+	if path == nil {
+		return nil
+	}
+	if r := rs.get(path); r != nil {
 		return r
 	}
 	size, ok := rs.sizes[string(path)]
 	if !ok {
 		size = rs.events
 	}
-	if size <= 0 || len(all) >= maxResources {
+	if size <= 0 || len(*rs.byPath.Load()) >= maxResources {
 		return nil
+	}
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	all := *rs.byPath.Load()
+	if r := all[string(path)]; r != nil {
+		return r
 	}
 	r := &resource{path: string(path), name: rs.of.ResourceName(string(path))}
 	r.history.maxEvents, r.history.start = size, rs.origin
+	r.history.total, r.objects.total = &rs.bytes, &rs.bytes
 	r.objects.history = &r.history
 	more := maps.Clone(all)
 	more[r.path] = r
@@ -132,10 +141,7 @@ func (rs *resources) ofSpan(span mvcc.Span) *resource {
 	if path == nil || !bytes.HasPrefix(span.End, path) && !isEndOf(span.End, path) {
 		return nil
 	}
-	if r := rs.get(path); r != nil {
-		return r
-	}
-	return rs.add(path)
+	return rs.at(path)
 }
 
 // ofWatch returns the resource that all keys of a watch are of, nil if there is none.
@@ -146,11 +152,7 @@ func (rs *resources) ofWatch(w *Watcher) *resource {
 	if len(w.end) > 0 {
 		return rs.ofSpan(mvcc.SpanOf(w.key, w.end))
 	}
-	path := rs.of.ResourcePath(w.key)
-	if path == nil {
-		return nil
-	}
-	return rs.add(path)
+	return rs.at(rs.of.ResourcePath(w.key))
 }
 
 // isEndOf says whether end is the first key behind those that begin with path,
@@ -171,21 +173,13 @@ func (rs *resources) keep(events []*Event) {
 		for n < len(events) && path != nil && bytes.HasPrefix(events[n].plain.Kv.Key, path) {
 			n++
 		}
-		if path != nil {
-			r := rs.get(path)
-			if r == nil {
-				r = rs.add(path)
-			}
-			if r != nil {
-				rs.grow(r.history.add(events[:n]))
-				rs.makeRoom(r)
-			}
+		if r := rs.at(path); r != nil {
+			r.history.add(events[:n])
+			rs.makeRoom(r)
 		}
 		events = events[n:]
 	}
 }
-
-func (rs *resources) grow(delta int64) { rs.bytes.Add(delta) }
 
 // makeRoom lets go of something if there is too much: of objects that nobody has
 // listed for the longest time, then of events of r.
@@ -195,18 +189,16 @@ func (rs *resources) makeRoom(r *resource) {
 			rs.evict(oldest)
 			continue
 		}
-		freed := r.history.shrink()
-		if freed == 0 {
+		if !r.history.shrink() {
 			return
 		}
-		rs.grow(-freed)
 	}
 }
 
 func (rs *resources) evict(r *resource) {
 	rs.evicted.Add(1)
 	r.lists.Store(0)
-	rs.grow(r.objects.empty())
+	r.objects.empty()
 }
 
 // oldest returns the resource with objects that was read least recently, except
@@ -227,8 +219,8 @@ func (rs *resources) reset(revision int64) {
 	defer rs.mu.Unlock()
 	rs.origin = revision
 	for _, r := range *rs.byPath.Load() {
-		rs.grow(-r.history.reset(revision))
-		rs.grow(r.objects.empty())
+		r.history.reset(revision)
+		r.objects.empty()
 	}
 }
 
@@ -241,10 +233,8 @@ func (rs *resources) prepend(base, to int64, revisions []batch) {
 	before := map[*resource][]*Event{}
 	for _, b := range revisions {
 		for _, e := range b.events {
-			if path := rs.of.ResourcePath(e.plain.Kv.Key); path != nil {
-				if r := rs.add(path); r != nil {
-					before[r] = append(before[r], e)
-				}
+			if r := rs.at(rs.of.ResourcePath(e.plain.Kv.Key)); r != nil {
+				before[r] = append(before[r], e)
 			}
 		}
 	}
@@ -255,12 +245,15 @@ func (rs *resources) prepend(base, to int64, revisions []batch) {
 	}
 	rs.origin = base
 	for _, r := range *rs.byPath.Load() {
-		rs.grow(r.history.prepend(base, to, before[r]))
+		r.history.prepend(base, to, before[r])
 	}
 }
 
-// touch notes that a resource was read.
-func (rs *resources) touch(r *resource) { r.used.Store(rs.clock.Add(1)) }
+// hit notes that a resource was read from memory.
+func (rs *resources) hit(r *resource) {
+	r.used.Store(rs.clock.Add(1))
+	r.hits.Add(1)
+}
 
 // missed notes that a list was read from the store, and has the objects loaded if
 // that happens again and again.
@@ -287,6 +280,8 @@ func (rs *resources) missed(r *resource) {
 // load reads the objects of a resource from the store, at what is published, and
 // says whether they are here then.
 func (rs *resources) load(r *resource) bool {
+	rs.loadMu.Lock()
+	defer rs.loadMu.Unlock()
 	revision := rs.published.Load()
 	end := []byte(r.path)
 	end[len(end)-1]++
@@ -312,12 +307,7 @@ func (rs *resources) load(r *resource) bool {
 			rs.evict(oldest)
 		}
 	}
-	if cur.Err() != nil {
-		return false
-	}
-	delta, ok := r.objects.fill(tree, size, revision)
-	rs.grow(delta)
-	return ok
+	return cur.Err() == nil && r.objects.fill(tree, size, revision)
 }
 
 // through reads what is in memory from there, and the rest from the store.
@@ -343,19 +333,14 @@ func (t through) knows(revision int64) bool {
 
 // Get implements evaluate.Reader.
 func (t through) Get(key []byte, revision int64) (*mvccpb.KeyValue, error) {
-	if path := t.rs.of.ResourcePath(key); path != nil {
-		if r := t.rs.get(path); r != nil {
-			if t.knows(revision) {
-				kv, delta, ok := r.objects.get(key, revision)
-				t.rs.grow(delta)
-				if ok {
-					t.rs.touch(r)
-					r.hits.Add(1)
-					return kv, nil
-				}
+	if r := t.rs.get(t.rs.of.ResourcePath(key)); r != nil {
+		if t.knows(revision) {
+			if kv, ok := r.objects.get(key, revision); ok {
+				t.rs.hit(r)
+				return kv, nil
 			}
-			r.misses.Add(1)
 		}
+		r.misses.Add(1)
 	}
 	return t.Reader.Get(key, revision)
 }
@@ -364,12 +349,8 @@ func (t through) Get(key []byte, revision int64) (*mvccpb.KeyValue, error) {
 func (t through) Scan(ctx context.Context, span mvcc.Span, revision int64) (mvcc.Cursor, error) {
 	if r := t.rs.ofSpan(span); r != nil {
 		if t.knows(revision) {
-			cur, delta, ok := r.objects.scan(span, revision)
-			t.rs.grow(delta)
-			if ok {
-				t.rs.touch(r)
-				r.hits.Add(1)
-				cur.ctx = ctx
+			if cur, ok := r.objects.scan(ctx, span, revision); ok {
+				t.rs.hit(r)
 				return cur, nil
 			}
 		}

@@ -91,7 +91,7 @@ func Stream(
 	size := 0
 	var last []byte
 	for (r.Limit <= 0 || n < r.Limit) && cur.Next() {
-		yield(int(n))
+		Yield(int(n))
 		kv, err := cur.KV(r.KeysOnly)
 		if err != nil {
 			return res, err
@@ -124,8 +124,8 @@ func Stream(
 // write of ten microseconds waits at each of the goroutines that it passes.
 const yieldEvery = 64
 
-// yield lets others run, now and then, after n keys of a list.
-func yield(n int) {
+// Yield lets others run, now and then, after n keys of a list.
+func Yield(n int) {
 	if n%yieldEvery == yieldEvery-1 {
 		runtime.Gosched()
 	}
@@ -162,17 +162,10 @@ func runGet(src source, r *Range) (Result, error) {
 		return res, nil
 	}
 	if r.KeysOnly {
-		kv = withoutValue(kv)
+		kv = mvcc.WithoutValue(kv)
 	}
 	res.KVs = []*mvccpb.KeyValue{kv}
 	return res, nil
-}
-
-// withoutValue returns kv, which may be others' too, without its value.
-func withoutValue(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
-	return &mvccpb.KeyValue{
-		Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
-	}
 }
 
 // collect gathers the keys of a range. A sort or a filter needs all of them
@@ -189,7 +182,7 @@ func collect(src source, cur mvcc.Cursor, span mvcc.Span, r *Range) (Result, err
 
 	var res Result
 	for (limit <= 0 || int64(len(res.KVs)) < limit) && cur.Next() {
-		yield(len(res.KVs))
+		Yield(len(res.KVs))
 		kv, err := cur.KV(keysOnly)
 		if err != nil {
 			return Result{}, err
@@ -220,7 +213,7 @@ func collect(src source, cur mvcc.Cursor, span mvcc.Span, r *Range) (Result, err
 	}
 	if r.KeysOnly && !keysOnly {
 		for i, kv := range res.KVs {
-			res.KVs[i] = withoutValue(kv)
+			res.KVs[i] = mvcc.WithoutValue(kv)
 		}
 	}
 	return res, nil

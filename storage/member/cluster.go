@@ -134,7 +134,8 @@ func (m *Member) loadMembers() error {
 	return nil
 }
 
-// Members returns the cluster's members.
+// Members returns the cluster's members, as far as this one knows. A change of the
+// members is none of the revision line: no read of that says whether one is here.
 func (m *Member) Members() []Info {
 	r := m.core.Replicas()
 	m.cluster.mu.Lock()
@@ -165,6 +166,14 @@ type memberChange struct {
 	// Again says that nobody knows what came of an attempt before: what it may have
 	// made is no reason to refuse.
 	Again bool `json:"again,omitempty"`
+	// List changes nothing: the members are asked for as they are.
+	List bool `json:"list,omitempty"`
+}
+
+// MembersNow returns the cluster's members with every change that was acknowledged
+// before the call.
+func (m *Member) MembersNow(ctx context.Context) ([]Info, error) {
+	return m.changeMembers(ctx, memberChange{List: true})
 }
 
 // MemberAdd adds a member with these peer URLs, which must be as ParseURLs
@@ -240,6 +249,13 @@ func (m *Member) serveMembers(ctx context.Context, payload []byte) ([]byte, erro
 	if err := json.Unmarshal(payload, &change); err != nil {
 		return nil, err
 	}
+	if change.List {
+		// Who confirms that it reigns has applied what was acknowledged.
+		if _, err := m.pointHere(ctx, 0); err != nil {
+			return nil, err
+		}
+		return m.answerMembers()
+	}
 	m.cluster.change.Lock()
 	defer m.cluster.change.Unlock()
 	if !m.reigning.Load() {
@@ -257,6 +273,10 @@ func (m *Member) serveMembers(ctx context.Context, payload []byte) ([]byte, erro
 	if err := m.followInAll(ctx, m.core.Replicas()); err != nil {
 		return nil, err
 	}
+	return m.answerMembers()
+}
+
+func (m *Member) answerMembers() ([]byte, error) {
 	answer := membersAnswer{Members: m.Members()}
 	for _, i := range answer.Members {
 		answer.Learners = append(answer.Learners, i.IsLearner)

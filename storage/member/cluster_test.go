@@ -411,6 +411,31 @@ func TestClusterMembers(t *testing.T) {
 	}
 }
 
+// TestMembersNow: whoever is asked for the members as they are names them with the
+// changes that were acknowledged, also if it has not applied them yet.
+func TestMembersNow(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	leader := c.leader()
+	for i := range 20 {
+		info, _, err := leader.MemberAdd(t.Context(), []string{fmt.Sprintf("http://127.0.0.1:%d", 1+i)}, true)
+		require.NoError(t, err)
+		for j, n := range c.nodes {
+			members, err := n.MembersNow(t.Context())
+			require.NoError(t, err)
+			require.True(t, slices.ContainsFunc(members, func(m member.Info) bool {
+				return m.ID == info.ID && m.IsLearner
+			}), "member %d does not have addition %d", j, i)
+		}
+		_, err = leader.MemberRemove(t.Context(), info.ID)
+		require.NoError(t, err)
+		for j, n := range c.nodes {
+			members, err := n.MembersNow(t.Context())
+			require.NoError(t, err)
+			require.Len(t, members, 3, "member %d does not have removal %d", j, i)
+		}
+	}
+}
+
 // TestClusterLeases grants, attaches, renews and revokes through different
 // members.
 func TestClusterLeases(t *testing.T) {

@@ -35,6 +35,13 @@ type Cursor interface {
 
 var _ Cursor = (*Scanner)(nil)
 
+// WithoutValue returns kv, which may be others' too, without its value.
+func WithoutValue(kv *mvccpb.KeyValue) *mvccpb.KeyValue {
+	return &mvccpb.KeyValue{
+		Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
+	}
+}
+
 // Scanner is a Cursor over what is stored.
 // It holds a consistent view of each store that it walks: what is applied or
 // scrubbed after it was made does not change what it sees. It must be closed.

@@ -77,14 +77,19 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`(?m)^\{"level":"warn".*\n`), ""}, // the client's own log
 	{regexp.MustCompile(`took = [^ \n]*`), "took = <time>"},
-	{regexp.MustCompile(` {1,2}[0-9a-f]{15,16}\b`), " <id>"},
+	{regexp.MustCompile(" {1,2}" + anID.String()), " <id>"},
 }
+
+var anID = regexp.MustCompile(`\b[0-9a-f]{15,16}\b`)
 
 // mask replaces what differs from run to run, and puts in order what comes in
 // the order of ids.
 func (s *session) mask(out string) string {
-	for _, m := range s.members {
-		if m.id == 0 && len(s.running()) > 0 {
+	known := func(id string) bool {
+		return slices.ContainsFunc(s.members, func(m *member) bool { return fmt.Sprintf("%x", m.id) == id })
+	}
+	for _, id := range anID.FindAllString(out, -1) {
+		if !known(id) && len(s.running()) > 0 {
 			s.learnIDs()
 			break
 		}

@@ -22,7 +22,7 @@ type MemberOptions struct {
 	ElectionMS     uint
 	ListenPeerURLs URLs
 	PreVote        bool
-	// ElectionTickAdvance is not acted on.
+	// ElectionTickAdvance is always done.
 	ElectionTickAdvance bool
 }
 
@@ -50,7 +50,7 @@ func (o *MemberOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.PreVote, "pre-vote", o.PreVote,
 		"Ask whether an election could be won before calling it. Always done; must not be false.")
 	fs.BoolVar(&o.ElectionTickAdvance, "initial-election-tick-advance", o.ElectionTickAdvance,
-		"Accepted, but of no effect: a member that starts waits for a leader as any other does.")
+		"Have a member that starts call an election early if it hears of no leader. Always done; false is of no effect.")
 }
 
 // Complete fills in what follows from other flags.
