@@ -77,10 +77,10 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`(?m)^\{"level":"warn".*\n`), ""}, // the client's own log
 	{regexp.MustCompile(`took = [^ \n]*`), "took = <time>"},
-	{regexp.MustCompile(" {1,2}" + anID.String()), " <id>"},
+	{regexp.MustCompile(" {1,5}" + anID.String()), " <id>"},
 }
 
-var anID = regexp.MustCompile(`\b[0-9a-f]{15,16}\b`)
+var anID = regexp.MustCompile(`\b[0-9a-f]{11,16}\b`)
 
 // mask replaces what differs from run to run, and puts in order what comes in
 // the order of ids.
