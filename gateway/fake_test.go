@@ -2,7 +2,9 @@ package gateway
 
 import (
 	"context"
+	"maps"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/lease"
 	"github.com/pebbledash/pebbledash/storage/member"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
 // fakeStore answers what a test tells it to. Functions that are nil answer
@@ -32,6 +35,10 @@ type fakeStore struct {
 	learner atomic.Bool
 	// change is asked before the members, or who leads, would change.
 	change func(verb string, id uint64, urls ...string) error
+
+	recordsMu sync.Mutex // guards the fields below
+	tables    map[string]map[string][]byte
+	versions  map[string]int
 }
 
 var (
@@ -170,6 +177,39 @@ func (f *fakeStore) Members() []member.Info {
 		{ID: fakeVoter, Name: "v", PeerURLs: []string{"http://q:2380"}, ClientURLs: []string{"http://d:2379"}},
 		{ID: fakeLearner, PeerURLs: []string{"http://r:2380"}, IsLearner: true},
 	}
+}
+
+func (f *fakeStore) Records(table string) (int64, map[string][]byte, error) {
+	f.recordsMu.Lock()
+	defer f.recordsMu.Unlock()
+	return int64(f.versions[table]), maps.Clone(f.tables[table]), nil
+}
+
+func (f *fakeStore) RecordsNow(_ context.Context, table string) (int64, map[string][]byte, error) {
+	return f.Records(table)
+}
+
+func (f *fakeStore) WriteRecords(_ context.Context, table string, version int64, writes []mvcc.RecordWrite) (int64, error) {
+	f.recordsMu.Lock()
+	defer f.recordsMu.Unlock()
+	if int64(f.versions[table]) != version {
+		return 0, evaluate.ErrRecordsChanged
+	}
+	if f.tables == nil {
+		f.tables, f.versions = map[string]map[string][]byte{}, map[string]int{}
+	}
+	if f.tables[table] == nil {
+		f.tables[table] = map[string][]byte{}
+	}
+	for _, w := range writes {
+		if w.Value == nil {
+			delete(f.tables[table], w.Key)
+		} else {
+			f.tables[table][w.Key] = w.Value
+		}
+	}
+	f.versions[table]++
+	return version + 1, nil
 }
 
 func (f *fakeStore) MembersNow(context.Context) ([]member.Info, error) { return f.Members(), nil }

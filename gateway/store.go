@@ -7,6 +7,7 @@ import (
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/member"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
 // Store is what the gateway asks of the storage: the part of *member.Member
@@ -56,6 +57,12 @@ type Store interface {
 	MemberRemove(ctx context.Context, id uint64) ([]member.Info, error)
 	MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]member.Info, error)
 	MemberPromote(ctx context.Context, id uint64) ([]member.Info, error)
+	// Records are a table of the cluster's records and its version, as applied here;
+	// RecordsNow has everything that was acknowledged before the call. WriteRecords
+	// changes a table if its version is still that one (evaluate.ErrRecordsChanged).
+	Records(table string) (version int64, rows map[string][]byte, err error)
+	RecordsNow(ctx context.Context, table string) (version int64, rows map[string][]byte, err error)
+	WriteRecords(ctx context.Context, table string, version int64, writes []mvcc.RecordWrite) (now int64, err error)
 	// MoveLeader hands this member's lead to another voter.
 	MoveLeader(ctx context.Context, to uint64) error
 	// CompactWait returns when what a compaction at rev freed has been deleted.

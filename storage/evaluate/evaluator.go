@@ -69,7 +69,7 @@ func New(cfg Config) *Evaluator {
 	e := &Evaluator{group: cfg.Group, stage: stage{
 		state: cfg.Store, leases: cfg.Leases, minTTL: cfg.MinTTL,
 		next: cfg.Next, giveBack: cfg.GiveBack, present: cfg.Present, compacted: cfg.Compacted,
-		panicked: cfg.Panicked,
+		panicked: cfg.Panicked, records: cfg.Store.RecordsVersion,
 	}}
 	e.init(e)
 	return e

@@ -27,6 +27,8 @@ type overlay struct {
 	keys map[string]*version
 	// leases in flight: granted (true) or revoked (false).
 	leases map[int64]leaseInFlight
+	// records are the versions of the tables that are changed in flight.
+	records map[string]recordsInFlight
 }
 
 type leaseInFlight struct {
@@ -34,13 +36,21 @@ type leaseInFlight struct {
 	entry  uint64
 }
 
+type recordsInFlight struct {
+	version int64
+	entry   uint64
+}
+
 func newOverlay() overlay {
-	return overlay{keys: map[string]*version{}, leases: map[int64]leaseInFlight{}}
+	return overlay{
+		keys: map[string]*version{}, leases: map[int64]leaseInFlight{}, records: map[string]recordsInFlight{},
+	}
 }
 
 func (o *overlay) reset() {
 	clear(o.keys)
 	clear(o.leases)
+	clear(o.records)
 }
 
 // working is the state in the middle of a request: what is applied, what is in

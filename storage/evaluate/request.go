@@ -1,6 +1,10 @@
 package evaluate
 
-import "go.etcd.io/etcd/api/v3/mvccpb"
+import (
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/pebbledash/pebbledash/storage/mvcc"
+)
 
 // An Op is one request for a group, or one step of a Txn. It is immutable once
 // it has been handed over: the byte slices in it may be shared with the log.
@@ -116,6 +120,16 @@ type LeaseRevoke struct{ ID int64 }
 // leader does not begin again with the full one.
 type LeaseCheckpoint struct{ Remaining []LeaseRemaining }
 
+// Records changes a table of the cluster's records (mvcc.RecordWrite), all rows or
+// none. Names of tables hold no 0x00.
+type Records struct {
+	Table string
+	// Version is the table's as the writer has seen it; ErrRecordsChanged if it is
+	// another. The change makes it one more.
+	Version int64
+	Writes  []mvcc.RecordWrite
+}
+
 // LeaseRemaining is one lease of a LeaseCheckpoint; Seconds is what remains.
 type LeaseRemaining struct{ ID, Seconds int64 }
 
@@ -127,6 +141,7 @@ func (*Compact) isOp()         {}
 func (*LeaseGrant) isOp()      {}
 func (*LeaseRevoke) isOp()     {}
 func (*LeaseCheckpoint) isOp() {}
+func (*Records) isOp()         {}
 
 // Result is the answer to an Op: of the fields below Revision those are set
 // that belong to its kind.
@@ -172,6 +187,12 @@ func Size(op Op) int {
 		}
 		for _, o := range op.Failure {
 			n += Size(o)
+		}
+		return n
+	case *Records:
+		n := fixed
+		for _, w := range op.Writes {
+			n += len(w.Key) + len(w.Value)
 		}
 		return n
 	default:

@@ -36,6 +36,8 @@ func (r *request) run(op Op, res *Result) error {
 		return r.revoke(op, res)
 	case *LeaseCheckpoint:
 		return r.checkpoint(op, res)
+	case *Records:
+		return r.records(op, res)
 	default:
 		return fmt.Errorf("evaluate: unknown request %T", op)
 	}
@@ -276,6 +278,30 @@ func (r *request) checkpoint(g *LeaseCheckpoint, res *Result) error {
 			e.LeaseCheckpoint(l.ID, l.Seconds)
 		}
 	}
+	res.Revision = r.now()
+	return nil
+}
+
+// ErrRecordsChanged says that somebody else has changed the records in the meantime:
+// look at them again.
+var ErrRecordsChanged = errors.New("evaluate: the records were changed by another")
+
+func (r *request) records(c *Records, res *Result) error {
+	version, ok := r.s.overlay.records[c.Table]
+	if !ok {
+		if r.s.records == nil {
+			return errors.New("evaluate: records are not for several groups")
+		}
+		var err error
+		if version.version, err = r.s.records(c.Table); err != nil {
+			return err
+		}
+	}
+	if version.version != c.Version {
+		return ErrRecordsChanged
+	}
+	r.special = func(e *mvcc.Effects) { e.Records(c.Table, c.Version+1, c.Writes) }
+	r.table, r.version = c.Table, c.Version+1
 	res.Revision = r.now()
 	return nil
 }

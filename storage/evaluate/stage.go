@@ -64,7 +64,9 @@ type stage struct {
 	giveBack           func(int64)
 	present, compacted func() int64
 	panicked           func(Op, any, []byte)
-	scope              scope
+	// records returns the version of a table; nil where there are none.
+	records func(table string) (int64, error)
+	scope   scope
 
 	overlay overlay
 	w       working
@@ -84,6 +86,7 @@ type entry struct {
 	first  int64
 	keys   []string
 	leases []int64
+	tables []string
 }
 
 func (s *stage) init(sc scope) {
@@ -121,6 +124,11 @@ func (s *stage) applied() {
 	for _, id := range done.leases {
 		if l, ok := s.overlay.leases[id]; ok && l.entry == done.number {
 			delete(s.overlay.leases, id)
+		}
+	}
+	for _, t := range done.tables {
+		if r := s.overlay.records[t]; r.entry == done.number {
+			delete(s.overlay.records, t)
 		}
 	}
 }
@@ -185,11 +193,14 @@ type request struct {
 	// main is the request's own revision, 0 before its first change.
 	main    int64
 	changes []change
-	// special are the effects of leases and compaction.
+	// special are the effects of leases, compaction and records.
 	special func(*mvcc.Effects)
 	leaseID int64
 	leased  bool
 	compact int64
+	// table gets the version, where one is changed.
+	table   string
+	version int64
 }
 
 type change struct {
@@ -252,6 +263,10 @@ func (r *request) commit() {
 		if !r.leased {
 			s.scope.revoked(r.leaseID)
 		}
+	}
+	if r.table != "" {
+		s.overlay.records[r.table] = recordsInFlight{r.version, in.number}
+		in.tables = append(in.tables, r.table)
 	}
 	if r.compact != 0 {
 		s.compact = r.compact

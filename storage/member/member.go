@@ -73,6 +73,9 @@ type Config struct {
 	// Through returns what clients' reads go through before they come to the state;
 	// it must give the same answers. May be nil.
 	Through func(evaluate.Reader) evaluate.Reader
+	// RecordsChanged is told of every table of records that was changed, after the
+	// change is applied; it may not wait for the member. May be nil.
+	RecordsChanged func(table string)
 	// Fatal is told, once, of a failure after which the member can't go on; nil
 	// is to log it. The member answers every request with group.ErrStopped
 	// from then on, and should be closed.
@@ -147,6 +150,7 @@ type Member struct {
 	line    *revline.Line
 	reign   *reign.Reign
 	leases  leases
+	records records
 	cluster cluster
 	peers   *peer.Transport
 	points  points

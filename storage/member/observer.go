@@ -19,6 +19,9 @@ func (o observer) Applied(_ uint64, out *mvcc.Outcome) {
 	if len(out.Leases) > 0 && o.isCore() {
 		o.m.leases.applied(out.Leases)
 	}
+	if len(out.Records) > 0 {
+		o.m.recordsChanged(out.Records)
+	}
 	if out.Compacted > 0 {
 		o.m.decided.Store(out.Compacted)
 		o.m.compact()
@@ -38,6 +41,7 @@ func (o observer) Restored(mvcc.Applied) {
 		o.m.fail(err)
 		return
 	}
+	o.m.recordsChanged(nil)
 	o.m.decided.Store(max(o.m.decided.Load(), store.Decided()))
 	o.m.compact()
 }

@@ -25,6 +25,7 @@ const (
 	methodMembers
 	// methodJoin is asked of any member, by one that does not know the cluster.
 	methodJoin
+	methodRecords
 )
 
 // The errors that the sequencer answers with, by code; part of the protocol
@@ -33,7 +34,7 @@ var remoteErrors = map[byte]error{
 	1: group.ErrNotSequencer, 2: group.ErrLeaderChanged, 3: group.ErrNoLeader, 4: group.ErrTimeout,
 	5: group.ErrTooManyRequests, 6: group.ErrStopped,
 	10: mvcc.ErrCompacted, 11: mvcc.ErrFutureRevision,
-	20: evaluate.ErrKeyNotFound, 21: evaluate.ErrInternal,
+	20: evaluate.ErrKeyNotFound, 21: evaluate.ErrInternal, 22: evaluate.ErrRecordsChanged,
 	30: lease.ErrNotFound, 31: lease.ErrExists, 32: lease.ErrTTLTooLarge, 33: lease.ErrNotPrimary,
 	40: ErrMemberNotFound, 41: ErrMemberExists, 42: ErrPeerURLExists, 43: ErrNotLearner,
 	44: ErrLearnerNotReady, 45: ErrTooManyLearners, 46: ErrNotEnoughStarted, 47: ErrUnhealthy,
@@ -169,6 +170,8 @@ func (m *Member) serve(ctx context.Context, method byte, payload []byte) ([]byte
 		return m.serveTimeToLive(ctx, payload)
 	case methodMembers:
 		return m.serveMembers(ctx, payload)
+	case methodRecords:
+		return m.serveRecords(ctx, payload)
 	}
 	return nil, errors.New("member: unknown method: asked by a newer version?")
 }

@@ -37,6 +37,8 @@ type Outcome struct {
 	Subs   []uint32
 	// Leases are the changes of leases, in order.
 	Leases []LeaseChange
+	// Records are the tables of records that were changed.
+	Records []string
 	// Compacted is the revision of the batch's last compaction, 0 for none.
 	Compacted int64
 	// Revision is the store's revision with the batch.
@@ -147,6 +149,8 @@ func (b *Batch) add(kind effectKind, r *effectReader) error {
 		b.out.Leases = append(b.out.Leases, LeaseChange{ID: id, Group: g, Kind: LeaseLeft})
 		b.keyBuf = b.store.group.joinKey(b.keyBuf[:0], id, g)
 		return b.pb.Delete(b.keyBuf, nil)
+	case effectRecords:
+		return b.addRecords(r)
 	}
 	return fmt.Errorf("effect of kind %d is not handled", kind)
 }
@@ -183,6 +187,7 @@ func (b *Batch) addPut(r *effectReader) error {
 			}
 		}
 	}
+	b.next.Written += versionBytes(key, len(b.valueBuf))
 	b.puts++
 	b.putBytes += int64(len(key) + len(value))
 	b.out.Events = append(b.out.Events, &mvccpb.Event{Type: mvccpb.Event_PUT, Kv: h.keyValue(key, value)})
@@ -210,6 +215,7 @@ func (b *Batch) addDelete(r *effectReader) error {
 	if err := b.detach(leaseBefore, key); err != nil {
 		return err
 	}
+	b.next.Written += versionBytes(key, 0)
 	b.deletes++
 	b.out.Events = append(b.out.Events, deletion(key, rev.Main))
 	b.out.Subs = append(b.out.Subs, uint32(rev.Sub))
@@ -292,6 +298,7 @@ func (b *Batch) Commit() (Outcome, error) {
 	}
 	s.applied = b.next
 	s.tally.add(b)
+	s.written.Store(s.applied.Written)
 	if b.out.Compacted > 0 {
 		s.decided = b.out.Compacted
 		if !s.deferred {

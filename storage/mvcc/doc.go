@@ -19,6 +19,7 @@
 //	'a' attach lease id (8), user key     (empty)
 //	'c' member member id (8)              the member layer's; empty if it was removed
 //	'm' meta  name                        see meta.go
+//	'n' record table, 0x00, name          see records.go
 //
 // The layout is part of the file format, and should not be changed.
 //

@@ -20,6 +20,7 @@ import (
 //	compact     main
 //	join        lease, group
 //	leave       lease, group
+//	records     table, version, number of rows, each: name, and 0 or 1 and value
 type Effects struct{ buf []byte }
 
 // effectKind is the first byte of an effect.
@@ -35,6 +36,7 @@ const (
 	effectCompact    effectKind = 7
 	effectJoin       effectKind = 8
 	effectLeave      effectKind = 9
+	effectRecords    effectKind = 10
 )
 
 // NewEffects encodes onto dst.
@@ -149,7 +151,7 @@ func (r *effectReader) bytes() []byte {
 func (r *effectReader) kind() (effectKind, error) {
 	k := effectKind(r.buf[0])
 	r.buf = r.buf[1:]
-	if k < effectRevision || k > effectLeave {
+	if k < effectRevision || k > effectRecords {
 		return 0, fmt.Errorf("mvcc: unknown kind of effect %d: written by a newer version?", k)
 	}
 	return k, nil

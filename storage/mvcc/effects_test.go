@@ -23,6 +23,7 @@ func everyEffect() []byte {
 	e.Delete(2, []byte("key"), 7)
 	e.LeaseRevoke(7)
 	e.Compact(2)
+	e.Records("table", 1, []mvcc.RecordWrite{{Key: "a", Value: []byte("1")}, {Key: "b"}})
 	return e.Bytes()
 }
 
@@ -39,7 +40,7 @@ func TestEffectsCutShort(t *testing.T) {
 		}
 		b.Drop()
 	}
-	require.Len(t, cuts, 8, "an entry of eight effects can be cut in front of each without a fault")
+	require.Len(t, cuts, 9, "an entry of nine effects can be cut in front of each without a fault")
 	require.Equal(t, "none", s.read(`range "\x00" "\x00"`))
 
 	b := s.store.NewBatch()
@@ -80,7 +81,7 @@ func TestEffectsRefused(t *testing.T) {
 	}
 	t.Run("an unknown kind", func(t *testing.T) {
 		s := newScript(t)
-		for _, kind := range []byte{0, 10, 255} {
+		for _, kind := range []byte{0, 11, 255} {
 			b := s.store.NewBatch()
 			require.ErrorContains(t, b.Add(1, 1, []byte{kind, 1, 1, 1, 1, 1}), "unknown kind of effect")
 			b.Drop()

@@ -334,6 +334,9 @@ func (s *Store) Reload() error {
 		return err
 	}
 	s.applied, s.decided = applied, compacted
+	if err := s.loadBytes(); err != nil {
+		return err
+	}
 	s.scrubbed.Store(scrubbed)
 	s.Compact(scrubbed)
 	if !s.deferred {
@@ -371,7 +374,7 @@ func (g GroupID) checkKey(key []byte) error {
 			(sub == 0) != (len(key) == len(prefix)+10) {
 			return fmt.Errorf("row %x is no version of a key", key)
 		}
-	case tableAttach, tableJoin, tableLease, tableMember, tableMeta, tableRevs:
+	case tableAttach, tableJoin, tableLease, tableMember, tableMeta, tableRecord, tableRevs:
 		if key[len(key)-1] != 0 {
 			return fmt.Errorf("row %x has a version", key)
 		}

@@ -380,7 +380,7 @@ func TestChunksAreAsAgreed(t *testing.T) {
 			rawRow{"\x00\x01a" + num(7) + "a\x00", ""},
 			rawRow{"\x00\x01ka\x00" + num(2) + "\x09", "\x02\x01\x071"},
 			rawRow{"\x00\x01l" + num(7) + "\x00", "\x3c\x00"},
-			rawRow{"\x00\x01mapplied\x00", num(3, 9, 2, 0, 0, 0)},
+			rawRow{"\x00\x01mapplied\x00", num(3, 9, 2, 0, 0, 0, 36)},
 			rawRow{"\x00\x01mconfstate\x00", "conf"},
 			rawRow{"\x00\x01r" + num(2) + "\x00\x00\x00\x00\x00", "a"},
 		)),
@@ -401,7 +401,7 @@ func TestChunksAreAsAgreed(t *testing.T) {
 // TestIngestRefuses gives an ingest what no export makes.
 func TestIngestRefuses(t *testing.T) {
 	row := func(key, value string) rawRow { return rawRow{key, value} }
-	applied := row("\x00\x01mapplied\x00", strings.Repeat("\x00\x00\x00\x00\x00\x00\x00\x05", 6))
+	applied := row("\x00\x01mapplied\x00", strings.Repeat("\x00\x00\x00\x00\x00\x00\x00\x05", 7))
 	version := func(key string, main, sub int64) string {
 		return string(engine.AppendVersion([]byte("\x00\x01k"+key), main, sub))
 	}
@@ -437,7 +437,7 @@ func TestIngestRefuses(t *testing.T) {
 		{"another's closed revision", "is another member's own", [][]byte{rowsChunk(applied, row("\x00\x01mclosed\x00", "12345678"))}},
 		{"another's mark", "is another member's own", [][]byte{rowsChunk(applied, row("\x00\x01mrestored\x00", "1234567812345678"))}},
 		{"a short applied index", "bad row of the applied index", [][]byte{rowsChunk(row(applied.key, "1"))}},
-		{"an applied index of 0", "nothing was applied", [][]byte{rowsChunk(row(applied.key, strings.Repeat("\x00", 48)))}},
+		{"an applied index of 0", "nothing was applied", [][]byte{rowsChunk(row(applied.key, strings.Repeat("\x00", 56)))}},
 		{"a short scrubbed revision", "bad row scrubbed", [][]byte{rowsChunk(applied, row("\x00\x01mscrubbed\x00", "1"))}},
 		{"no applied index", "no row says how far the log was applied", [][]byte{rowsChunk(row("\x00\x01r123456781234\x00", "a"))}},
 		{"a key that is cut short", "a row is cut short", [][]byte{rowsChunk(applied)[:9]}},

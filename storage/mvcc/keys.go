@@ -18,6 +18,7 @@ const (
 	tableJoin   = 'j'
 	tableLease  = 'l'
 	tableMeta   = 'm'
+	tableRecord = 'n'
 	tableRevs   = 'r'
 )
 

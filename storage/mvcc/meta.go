@@ -20,6 +20,9 @@ const (
 	// metaScrubbed: up to which main revision Scrub has finished with the last
 	// compaction, 8 bytes.
 	metaScrubbed = "scrubbed"
+	// metaFreed: what the versions that Scrub has deleted took, 8 bytes; see
+	// Store.Bytes.
+	metaFreed = "freed"
 	// metaConfState: raft's configuration as of the applied index.
 	metaConfState = "confstate"
 	// metaDecision: the last transaction of several groups that core has decided:
@@ -41,6 +44,8 @@ type Applied struct {
 	Epoch, Number uint64
 	// Part is the id of the last decision whose part was applied.
 	Part uint64
+	// Written is what all versions that were ever written take; see Store.Bytes.
+	Written int64
 }
 
 func (g GroupID) metaKey(name string) []byte {
@@ -49,11 +54,11 @@ func (g GroupID) metaKey(name string) []byte {
 
 // appliedLen is the length of a metaApplied row: the fields of Applied in their
 // order, 8 bytes each.
-const appliedLen = 6 * 8
+const appliedLen = 7 * 8
 
 func (a Applied) encode() []byte {
 	b := make([]byte, 0, appliedLen)
-	for _, v := range []uint64{a.Index, a.Term, uint64(a.Revision), a.Epoch, a.Number, a.Part} {
+	for _, v := range []uint64{a.Index, a.Term, uint64(a.Revision), a.Epoch, a.Number, a.Part, uint64(a.Written)} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return b
@@ -66,6 +71,7 @@ func decodeApplied(b []byte) (Applied, error) {
 	at := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
 	return Applied{
 		Index: at(0), Term: at(1), Revision: int64(at(2)), Epoch: at(3), Number: at(4), Part: at(5),
+		Written: int64(at(6)),
 	}, nil
 }
 

@@ -37,6 +37,25 @@ func (s *Store) Tally() Tally {
 	}
 }
 
+// versionBytes is what the two rows of a version take that has a record of so many
+// bytes: 'k' has the key and the record, 'r' the key again.
+func versionBytes(key []byte, record int) int64 {
+	const fixed = 2*tablePrefixLen + 24 // revisions and what ends the keys
+	return int64(fixed + 2*len(key) + record)
+}
+
+// Bytes returns what the versions take that no compaction has freed, before Pebble
+// compresses them: what a quota is about. All replicas have the same but for what
+// each has still to scrub.
+func (s *Store) Bytes() int64 { return s.written.Load() - s.freed.Load() }
+
+func (s *Store) loadBytes() error {
+	freed, err := s.readMetaRevision(metaFreed)
+	s.written.Store(s.applied.Written)
+	s.freed.Store(freed)
+	return err
+}
+
 // DiskUsage returns about what the group's rows take on disk; what is only in
 // memory is left out.
 func (s *Store) DiskUsage() (uint64, error) {

@@ -600,4 +600,12 @@ func (s *script) checkLayout(tb testing.TB) {
 	}
 	require.Empty(tb, indexed, "rows of the revision index without a version")
 	require.Empty(tb, attached, "attachments without a version")
+
+	taken := int64(0)
+	s.table(tb, 'k', func(k, v []byte) {
+		key, _, _, err := engine.SplitVersion(k)
+		require.NoError(tb, err)
+		taken += int64(30 + 2*(len(key)-3) + len(v))
+	})
+	require.Equal(tb, taken, s.store.Bytes(), "what the versions take")
 }

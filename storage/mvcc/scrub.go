@@ -67,17 +67,26 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	next = target
 	rows := 0
 	deleted := int64(0) // versions, of two rows each
+	freed := s.freed.Load()
 	// kept are the tombstones of the last revision: they may go once the step
 	// goes beyond it.
 	var kept []keptTombstone
+	// gone are the tombstones that the step has deleted: data still shows them, to
+	// the change that follows.
+	gone := map[Revision]bool{}
 	dropKept := func(before int64) error {
 		for _, t := range kept {
 			if t.rev.Main >= before {
 				return nil
 			}
+			if gone[t.rev] {
+				continue
+			}
+			gone[t.rev] = true
 			if err := s.scrubVersion(batch, t.key, t.rev, 0); err != nil {
 				return err
 			}
+			freed += versionBytes(t.key, 0)
 			deleted++
 			rows += 2
 		}
@@ -102,10 +111,11 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 		if err := dropKept(rev.Main); err != nil {
 			return 0, err
 		}
-		n, tombstone, err := s.scrubKey(batch, data, key, rev)
+		n, bytesFreed, tombstone, err := s.scrubKey(batch, data, key, rev, gone)
 		if err != nil {
 			return 0, err
 		}
+		freed += bytesFreed
 		if tombstone {
 			kept = append(kept, keptTombstone{bytes.Clone(key), rev})
 		}
@@ -121,9 +131,13 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	if err := batch.Set(s.group.metaKey(metaScrubbed), encodeRevision(next), nil); err != nil {
 		return 0, fmt.Errorf("mvcc: scrub: %w", err)
 	}
+	if err := batch.Set(s.group.metaKey(metaFreed), encodeRevision(freed), nil); err != nil {
+		return 0, fmt.Errorf("mvcc: scrub: %w", err)
+	}
 	if err := batch.Commit(engine.NoSync); err != nil {
 		return 0, fmt.Errorf("mvcc: scrub: %w", err)
 	}
+	s.freed.Store(freed)
 	s.tally.scrubbed.Add(deleted)
 	return next, nil
 }
@@ -133,14 +147,16 @@ type keptTombstone struct {
 	rev Revision
 }
 
-// scrubKey deletes the version of key before rev. It returns how many rows it
-// deleted, and whether rev itself is a tombstone. data shows what there was
-// before the step.
-func (s *Store) scrubKey(batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision) (rows int, tombstone bool, err error) {
+// scrubKey deletes the version of key before rev, unless it is a tombstone that is
+// gone. It returns how many rows it deleted and what they took, and whether rev itself
+// is a tombstone. data shows what there was before the step.
+func (s *Store) scrubKey(
+	batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision, gone map[Revision]bool,
+) (rows int, freed int64, tombstone bool, err error) {
 	seek := s.group.dataKey(nil, key, rev)
 	ok := data.SeekPrefixGE(seek)
 	if !ok || string(data.Key()) != string(seek) {
-		return 0, false, data.Error() // damage: whoever reads the revision is told
+		return 0, 0, false, data.Error() // damage: whoever reads the revision is told
 	}
 	first := data.LazyValue()
 	tombstone = first.Len() == 0
@@ -149,18 +165,24 @@ func (s *Store) scrubKey(batch *engine.Batch, data *engine.Iterator, key []byte,
 	if data.Next() {
 		_, v, err := splitDataKey(data.Key())
 		if err != nil {
-			return 0, false, err
+			return 0, 0, false, err
 		}
 		lv := data.LazyValue()
-		if err := s.scrubVersion(batch, key, v, lv.Len()); err != nil {
-			return 0, false, err
+		if gone[v] {
+			return 0, 0, tombstone, nil
 		}
-		rows = 2
+		if lv.Len() == 0 {
+			gone[v] = true
+		}
+		if err := s.scrubVersion(batch, key, v, lv.Len()); err != nil {
+			return 0, 0, false, err
+		}
+		rows, freed = 2, versionBytes(key, lv.Len())
 	}
 	if err := data.Error(); err != nil {
-		return 0, false, fmt.Errorf("mvcc: scrub: %w", err)
+		return 0, 0, false, fmt.Errorf("mvcc: scrub: %w", err)
 	}
-	return rows, tombstone, nil
+	return rows, freed, tombstone, nil
 }
 
 // scrubVersion deletes the two rows of a version of size bytes.

@@ -35,6 +35,9 @@ type Store struct {
 	// deferred: see DeferCompactions.
 	deferred bool
 
+	// written and freed make Bytes.
+	written, freed atomic.Int64
+
 	counts Counts
 	tally  tally
 }
@@ -50,7 +53,7 @@ func Open(db *engine.DB, group GroupID) (*Store, error) {
 	s.revision.Store(s.applied.Revision)
 	s.compacted.Store(max(compacted, scrubbed))
 	s.scrubbed.Store(scrubbed)
-	return s, nil
+	return s, s.loadBytes()
 }
 
 // load reads what is kept in memory of the rows.

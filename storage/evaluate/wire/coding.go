@@ -13,6 +13,7 @@ var ErrMalformed = errors.New("malformed")
 // The least that one of a list takes, by which its count is bounded.
 const (
 	minRemaining = 2
+	minRecord    = 3
 	minCompare   = 6
 	minBranchOp  = 4
 	minResult    = 2

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
 // version is the first byte of every encoding.
@@ -24,6 +25,7 @@ const (
 	kindLeaseGrant      = 6
 	kindLeaseRevoke     = 7
 	kindLeaseCheckpoint = 8
+	kindRecords         = 9
 )
 
 // Flags of a range.
@@ -49,6 +51,12 @@ const (
 const (
 	deletePrevKV = 1 << iota
 	deleteFlags  = 1<<iota - 1
+)
+
+// Flags of a record.
+const (
+	recordSet   = 1 << iota
+	recordFlags = 1<<iota - 1
 )
 
 // AppendOp appends the encoding of op to dst. It panics if op, or one in it, is
@@ -96,6 +104,16 @@ func appendOp(b []byte, op evaluate.Op) []byte {
 		for _, r := range op.Remaining {
 			b = appendInt(b, r.ID)
 			b = appendInt(b, r.Seconds)
+		}
+		return b
+	case *evaluate.Records:
+		b = appendBytes(append(b, kindRecords), []byte(op.Table))
+		b = appendInt(b, op.Version)
+		b = binary.AppendUvarint(b, uint64(len(op.Writes)))
+		for _, w := range op.Writes {
+			b = append(b, flag(w.Value != nil, recordSet))
+			b = appendBytes(b, []byte(w.Key))
+			b = appendBytes(b, w.Value)
 		}
 		return b
 	default:
@@ -183,6 +201,23 @@ func (d *decoder) op(depth int) evaluate.Op {
 			}
 			op.Remaining = grow(op.Remaining, n)
 			op.Remaining = append(op.Remaining, evaluate.LeaseRemaining{ID: d.int(), Seconds: d.int()})
+		}
+		return op
+	case kindRecords:
+		op := &evaluate.Records{Table: string(d.bytes()), Version: d.int()}
+		n := d.count(minRecord)
+		for range n {
+			if d.err != nil {
+				break
+			}
+			set := d.flags(recordFlags)&recordSet != 0
+			w := mvcc.RecordWrite{Key: string(d.bytes()), Value: d.bytes()}
+			if !set {
+				w.Value = nil
+			} else if w.Value == nil {
+				w.Value = []byte{}
+			}
+			op.Writes = append(grow(op.Writes, n), w)
 		}
 		return op
 	default:

@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
 // maker makes random ops and results. Byte strings and lists that are empty are
@@ -50,7 +51,17 @@ func (m maker) int() int64 {
 func (m maker) bool() bool { return m.IntN(2) == 0 }
 
 func (m maker) op() evaluate.Op {
-	switch m.IntN(8) {
+	switch m.IntN(9) {
+	case 4:
+		op := &evaluate.Records{Table: string(m.bytes()), Version: m.int()}
+		for range m.IntN(5) {
+			w := mvcc.RecordWrite{Key: string(m.bytes())}
+			if m.bool() {
+				w.Value = append([]byte{}, m.bytes()...)
+			}
+			op.Writes = append(op.Writes, w)
+		}
+		return op
 	case 0:
 		return &evaluate.Compact{Revision: m.int()}
 	case 1:

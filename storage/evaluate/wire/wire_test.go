@@ -46,7 +46,7 @@ func TestResultsRoundTrip(t *testing.T) {
 func kinds() []evaluate.Op {
 	return []evaluate.Op{
 		&evaluate.Range{}, &evaluate.Put{}, &evaluate.DeleteRange{}, &evaluate.Txn{}, &evaluate.Compact{},
-		&evaluate.LeaseGrant{}, &evaluate.LeaseRevoke{}, &evaluate.LeaseCheckpoint{},
+		&evaluate.LeaseGrant{}, &evaluate.LeaseRevoke{}, &evaluate.LeaseCheckpoint{}, &evaluate.Records{},
 	}
 }
 
@@ -128,6 +128,8 @@ func values(t *testing.T, typ, owner reflect.Type) map[string]reflect.Value {
 	switch typ.Kind() {
 	case reflect.Bool:
 		v.SetBool(true)
+	case reflect.String:
+		v.SetString("x")
 	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		v.SetInt(1)
 		negative := reflect.New(typ).Elem()
