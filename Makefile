@@ -66,7 +66,7 @@ build:
 
 .PHONY: run
 run: build
-	exec ./bin/pebbledash --data-dir=data \
+	exec ./bin/pebbledash --data-dir=data --log-format=console \
 		--listen-client-urls=http://127.0.0.1:2379 --advertise-client-urls=http://127.0.0.1:2379 $(ARGS)
 
 .PHONY: cluster
@@ -108,7 +108,7 @@ $(GOLANGCI):
 .PHONY: conformance
 conformance: build
 	go test -C gateway/conformance -count=1
-	go test ./gateway/conformance/etcdctl ./gateway/conformance/server ./gateway/conformance/cluster ./gateway/conformance/serving -count=1
+	go test ./gateway/conformance/etcdctl ./gateway/conformance/json ./gateway/conformance/clients ./gateway/conformance/server ./gateway/conformance/cluster ./gateway/conformance/kubeadm ./gateway/conformance/serving -count=1
 	go test ./gateway/conformance/sequence -count=1 -v -ops 500
 
 .PHONY: sequence

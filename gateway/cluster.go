@@ -25,6 +25,9 @@ func (s *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest)
 			return nil, toGRPC(err)
 		}
 	}
+	if err := s.permitted(ctx, somebody); err != nil {
+		return nil, err
+	}
 	return &pb.MemberListResponse{Header: s.memberHeader(), Members: membersOf(members)}, nil
 }
 
@@ -33,6 +36,9 @@ func (s *clusterServer) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (
 	urls, err := member.ParseURLs(r.PeerURLs)
 	if err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
+	}
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
 	}
 	added, members, err := s.store.MemberAdd(ctx, urls, r.IsLearner)
 	if err != nil {
@@ -43,6 +49,9 @@ func (s *clusterServer) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (
 
 // MemberRemove removes a member, which then stops by itself.
 func (s *clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	members, err := s.store.MemberRemove(ctx, r.ID)
 	if err != nil {
 		return nil, toGRPC(err)
@@ -52,6 +61,9 @@ func (s *clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequ
 
 // MemberUpdate changes a member's peer URLs.
 func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	urls, err := member.ParseURLs(r.PeerURLs)
 	if err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
@@ -65,6 +77,9 @@ func (s *clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequ
 
 // MemberPromote makes a learner, which must have caught up, a voter.
 func (s *clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	members, err := s.store.MemberPromote(ctx, r.ID)
 	if err != nil {
 		return nil, toGRPC(err)

@@ -11,7 +11,11 @@ import (
 // Compact drops history. A physical compaction is answered when what it freed
 // has been deleted; that wait has no bound but the client's.
 func (s *kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
-	res, err := s.do(ctx, &evaluate.Compact{Revision: r.Revision})
+	by, err := s.auth.asker(ctx)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
+	res, err := s.doAs(ctx, by, &evaluate.Compact{Revision: r.Revision}, admin)
 	if err != nil {
 		return nil, err
 	}

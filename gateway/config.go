@@ -12,6 +12,7 @@ import (
 	"github.com/pebbledash/pebbledash/gateway/admission"
 	"github.com/pebbledash/pebbledash/gateway/watchcache"
 	"github.com/pebbledash/pebbledash/pkg/clock"
+	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/route"
 )
 
@@ -59,8 +60,14 @@ type Config struct {
 	// kube-apiserver does without some features if the first is not an etcd's
 	// that has them.
 	ServerVersion, ClusterVersion, StorageVersion string
-	// QuotaBytes is shown to clients.
-	QuotaBytes int64
+	// QuotaBytes is what the versions of all keys may take, less than 0 is any;
+	// GroupQuotaBytes is the same of single groups, by name.
+	QuotaBytes      int64
+	GroupQuotaBytes map[string]int64
+
+	// CorruptCheckTime and CompactHashCheckTime are how often the members are compared,
+	// and how often that is looked for after compactions, by the leader; 0 is never.
+	CorruptCheckTime, CompactHashCheckTime time.Duration
 
 	// Hub fans out the events of the store. Who opens the store makes it, since
 	// the store needs it first.
@@ -72,6 +79,21 @@ type Config struct {
 	// TLS, if set, secures the listeners of Serve. Certificates are read at
 	// each handshake, so its functions may renew them.
 	TLS *tls.Config
+
+	// Tokens makes the tokens of users that log in; simple ones if it is nil.
+	Tokens auth.Mint
+	// BcryptCost is what passwords are hashed with; bcrypt's default if it is out of
+	// bounds. CommonNames has clients without a token be the users that their
+	// certificates name.
+	BcryptCost  int
+	CommonNames bool
+
+	// DisableJSON leaves out the API as JSON, below /v3/ of the clients' ports.
+	DisableJSON bool
+	// CORSOrigins are the origins whose pages a browser lets ask the clients' ports,
+	// and HostWhitelist the names by which those may be asked over HTTP without TLS.
+	// "*", or none, is all.
+	CORSOrigins, HostWhitelist []string
 
 	// Profiling serves profiles of the process below /debug/pprof/.
 	Profiling bool

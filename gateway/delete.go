@@ -12,11 +12,15 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*
 	if err := checkDelete(r); err != nil {
 		return nil, err
 	}
+	by, err := s.auth.asker(ctx)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
 	if err := checkSize(r, s.cfg.MaxRequestBytes); err != nil {
 		return nil, err
 	}
 	op := toDelete(r)
-	res, err := s.do(ctx, &op)
+	res, err := s.doAs(ctx, by, &op, func(by asker) error { return mayDelete(by, r) })
 	if err != nil {
 		return nil, err
 	}

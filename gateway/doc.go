@@ -22,7 +22,8 @@
 // [Store] with its translation (translate.go), fill the header (header.go).
 // Errors become etcd's in errors.go and nowhere else. A connection comes in
 // through door.go, which tells gRPC from HTTP and TLS from plain text; a call
-// passes interceptor.go.
+// passes interceptor.go. JSON (json.go), locks and elections are made of such calls,
+// over a connection in memory (loopback.go).
 //
 // # What we promise clients
 //

@@ -204,6 +204,9 @@ func (d *door) pendingConnections() int {
 // ServerHandshake makes a connection ready for gRPC, or hands it to the HTTP
 // server. The deadline that gRPC has set bounds it.
 func (d *door) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if lc, ok := c.(*loopbackConn); ok {
+		return lc, lc.info, nil
+	}
 	dc, ok := c.(*doorConn)
 	if !ok {
 		return nil, nil, errNotOurs
@@ -246,8 +249,12 @@ func (d *door) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 	if err := dc.Conn.SetDeadline(time.Time{}); err != nil {
 		return nil, nil, err
 	}
+	var hc net.Conn = &httpConn{unread{Conn: dc.Conn, peeked: dc.peeked}, dc}
+	if t != nil {
+		hc = &secureHTTPConn{hc, t}
+	}
 	select {
-	case d.http <- &httpConn{unread{Conn: dc.Conn, peeked: dc.peeked}, dc}:
+	case d.http <- hc:
 		return nil, nil, credentials.ErrConnDispatched
 	case <-d.stopping:
 		return nil, nil, io.EOF
@@ -370,6 +377,15 @@ type httpConn struct {
 }
 
 func (c *httpConn) Close() error { return c.dc.Close() }
+
+// secureHTTPConn is one inside TLS, which the HTTP server shows in its requests.
+type secureHTTPConn struct {
+	net.Conn
+	tls *tls.Conn
+}
+
+// ConnectionState is what net/http asks for.
+func (c *secureHTTPConn) ConnectionState() tls.ConnectionState { return c.tls.ConnectionState() }
 
 // httpListener is where the HTTP server gets its connections.
 type httpListener struct{ door *door }

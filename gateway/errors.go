@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/lease"
@@ -42,6 +43,26 @@ var rows = [...]row{
 	{group.ErrNotSequencer, rpctypes.ErrGRPCLeaderChanged}, // tried again by the member, as a rule
 	{revline.ErrEnded, rpctypes.ErrGRPCLeaderChanged},
 	{member.ErrRemoved, rpctypes.ErrGRPCStopped},
+	{auth.ErrPermissionDenied, rpctypes.ErrGRPCPermissionDenied},
+	{auth.ErrInvalidAuthToken, rpctypes.ErrGRPCInvalidAuthToken},
+	{auth.ErrUserEmpty, rpctypes.ErrGRPCUserEmpty},
+	{auth.ErrAuthOldRevision, rpctypes.ErrGRPCAuthOldRevision},
+	{auth.ErrAuthFailed, rpctypes.ErrGRPCAuthFailed},
+	{auth.ErrAuthNotEnabled, rpctypes.ErrGRPCAuthNotEnabled},
+	{auth.ErrRootUserNotExist, rpctypes.ErrGRPCRootUserNotExist},
+	{auth.ErrRootRoleNotExist, rpctypes.ErrGRPCRootRoleNotExist},
+	{auth.ErrUserAlreadyExist, rpctypes.ErrGRPCUserAlreadyExist},
+	{auth.ErrUserNotFound, rpctypes.ErrGRPCUserNotFound},
+	{auth.ErrRoleAlreadyExist, rpctypes.ErrGRPCRoleAlreadyExist},
+	{auth.ErrRoleNotFound, rpctypes.ErrGRPCRoleNotFound},
+	{auth.ErrRoleEmpty, rpctypes.ErrGRPCRoleEmpty},
+	{auth.ErrPermissionNotGiven, rpctypes.ErrGRPCPermissionNotGiven},
+	{auth.ErrRoleNotGranted, rpctypes.ErrGRPCRoleNotGranted},
+	{auth.ErrPermissionNotGranted, rpctypes.ErrGRPCPermissionNotGranted},
+	{auth.ErrInvalidAuthMgmt, rpctypes.ErrGRPCInvalidAuthMgmt},
+	// For these etcd has no code.
+	{auth.ErrNoPasswordUser, status.Error(codes.Unknown, auth.ErrNoPasswordUser.Error())},
+	{auth.ErrVerifyOnly, status.Error(codes.Unknown, auth.ErrVerifyOnly.Error())},
 	{member.ErrMemberNotFound, rpctypes.ErrGRPCMemberNotFound},
 	{member.ErrMemberExists, rpctypes.ErrGRPCMemberExist},
 	{member.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},

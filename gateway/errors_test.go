@@ -22,18 +22,20 @@ import (
 
 // notShown are the sentinels below storage that no request meets, and why.
 var notShown = map[string]string{
-	"engine.ErrNotFound":      "mvcc turns it into an absent key",
-	"evaluate.ErrCrossing":    "asks the member to run the request over several groups; it does",
-	"evaluate.ErrDrain":       "asks the group to wait; it does",
-	"member.ErrLocked":        "opening fails with it",
-	"peer.ErrBusy":            "the member looks for the sequencer again",
-	"peer.ErrNotSent":         "the member looks for the sequencer again",
-	"peer.ErrUnknown":         "the member makes it group.ErrLeaderChanged",
-	"peer.ErrClusterMismatch": "a connection ends with it, before any call",
-	"peer.ErrMemberMismatch":  "a connection ends with it, before any call",
-	"peer.ErrVersionMismatch": "a connection ends with it, before any call",
-	"peer.ErrProtocol":        "another member's fault, for which there is only its text",
-	"wire.ErrMalformed":       "another member's fault, for which there is only its text",
+	"backup.ErrDamaged":          "restoring fails with it, without a server",
+	"engine.ErrNotFound":         "mvcc turns it into an absent key",
+	"evaluate.ErrCrossing":       "asks the member to run the request over several groups; it does",
+	"evaluate.ErrDrain":          "asks the group to wait; it does",
+	"evaluate.ErrRecordsChanged": "who has checked or written by them does it again",
+	"member.ErrLocked":           "opening fails with it",
+	"peer.ErrBusy":               "the member looks for the sequencer again",
+	"peer.ErrNotSent":            "the member looks for the sequencer again",
+	"peer.ErrUnknown":            "the member makes it group.ErrLeaderChanged",
+	"peer.ErrClusterMismatch":    "a connection ends with it, before any call",
+	"peer.ErrMemberMismatch":     "a connection ends with it, before any call",
+	"peer.ErrVersionMismatch":    "a connection ends with it, before any call",
+	"peer.ErrProtocol":           "another member's fault, for which there is only its text",
+	"wire.ErrMalformed":          "another member's fault, for which there is only its text",
 }
 
 // TestEverySentinelHasARow reads the storage's sources for exported errors.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io"
 	"maps"
 	"net"
 	"sync"
@@ -36,6 +37,15 @@ type fakeStore struct {
 	// change is asked before the members, or who leads, would change.
 	change func(verb string, id uint64, urls ...string) error
 
+	snapshot func(begin func(size int64) io.Writer) error
+	// bytes is what all groups have, and each.
+	bytes atomic.Int64
+
+	// different are the members that differ.
+	different []uint64
+
+	// changed is told of changes of records.
+	changed   func(table string)
 	recordsMu sync.Mutex // guards the fields below
 	tables    map[string]map[string][]byte
 	versions  map[string]int
@@ -68,6 +78,21 @@ func (f *fakeStore) Do(ctx context.Context, op evaluate.Op) (evaluate.Result, er
 		return evaluate.Result{Revision: fakeRevision}, nil
 	}
 	return f.do(ctx, op)
+}
+
+func (f *fakeStore) DoOn(ctx context.Context, op evaluate.Op, b member.Basis) (evaluate.Result, error) {
+	if version, _, _ := f.Records(b.Table); version > b.Version {
+		return evaluate.Result{}, evaluate.ErrRecordsChanged
+	}
+	return f.Do(ctx, op)
+}
+
+func (f *fakeStore) ReadOn(ctx context.Context, op evaluate.Op, serializable bool, b member.Basis) (evaluate.Result, error) {
+	res, err := f.Read(ctx, op, serializable)
+	if version, _, _ := f.Records(b.Table); version > b.Version {
+		err = evaluate.ErrRecordsChanged
+	}
+	return res, err
 }
 
 func (f *fakeStore) Read(ctx context.Context, op evaluate.Op, serializable bool) (evaluate.Result, error) {
@@ -115,12 +140,19 @@ func (f *fakeStore) LeaseTimeToLive(_ context.Context, id int64, keys bool) (mem
 	return info, nil
 }
 
+func (f *fakeStore) LeaseKeys(id int64) ([][]byte, error) {
+	if id != 1 {
+		return nil, nil
+	}
+	return [][]byte{[]byte("k")}, nil
+}
+
 func (f *fakeStore) Leases(context.Context) ([]int64, error) { return []int64{1}, nil }
 
 func (f *fakeStore) Status() member.Status {
 	return member.Status{
 		ClusterID: fakeCluster, MemberID: fakeMember, Leader: f.Leader(), Term: fakeTerm,
-		Index: 11, AppliedIndex: 10, DBSize: 2000, DBSizeInUse: 1000, IsLearner: f.IsLearner(),
+		Index: 11, AppliedIndex: 10, DBSize: 2000, IsLearner: f.IsLearner(),
 	}
 }
 
@@ -179,6 +211,18 @@ func (f *fakeStore) Members() []member.Info {
 	}
 }
 
+func (f *fakeStore) Snapshot(_ context.Context, _, _ string, begin func(size int64) io.Writer) error {
+	return f.snapshot(begin)
+}
+
+func (f *fakeStore) Bytes() int64 { return f.bytes.Load() }
+
+func (f *fakeStore) GroupBytes(mvcc.GroupID) int64 { return f.bytes.Load() }
+
+func (f *fakeStore) Compare(context.Context) (member.Comparison, error) {
+	return member.Comparison{Revision: fakeRevision, Different: f.different}, nil
+}
+
 func (f *fakeStore) Records(table string) (int64, map[string][]byte, error) {
 	f.recordsMu.Lock()
 	defer f.recordsMu.Unlock()
@@ -209,6 +253,12 @@ func (f *fakeStore) WriteRecords(_ context.Context, table string, version int64,
 		}
 	}
 	f.versions[table]++
+	if f.changed != nil {
+		// Whoever is told reads the table.
+		f.recordsMu.Unlock()
+		f.changed(table)
+		f.recordsMu.Lock()
+	}
 	return version + 1, nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/member"
 )
@@ -18,7 +20,7 @@ import (
 var healthKey = []byte("health")
 
 // serveHealth answers with etcd's JSON. ?serializable=true asks for this
-// process only; ?exclude= names an alarm to overlook, of which there are none.
+// process only; ?exclude= names an alarm to overlook.
 func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 	if !onlyGet(w, r) {
 		return
@@ -28,7 +30,9 @@ func (s *Server) serveHealth(w http.ResponseWriter, r *http.Request) {
 		Health string `json:"health"`
 		Reason string `json:"reason"`
 	}{Health: "true"}
-	if !serializable && s.headers.raft.Leader() == 0 {
+	if alarm := s.alarmed(r.URL.Query()["exclude"]); alarm != "" {
+		answer.Health, answer.Reason = "false", "ALARM "+alarm
+	} else if !serializable && s.headers.raft.Leader() == 0 {
 		answer.Health, answer.Reason = "false", "RAFT NO LEADER"
 	} else if err := s.read(r.Context(), serializable); err != nil {
 		answer.Health, answer.Reason = "false", fmt.Sprintf("RANGE ERROR:%s", err)
@@ -69,9 +73,23 @@ func (s *Server) linearizableRead() check {
 	return check{"linearizable_read", func(ctx context.Context) error { return s.read(ctx, false) }}
 }
 
-// dataCorruption passes: nothing raises that alarm yet.
 func (s *Server) dataCorruption() check {
-	return check{"data_corruption", func(context.Context) error { return nil }}
+	return check{"data_corruption", func(context.Context) error {
+		if s.alarms.now.Load().corrupt {
+			return alarmProblem(pb.AlarmType_CORRUPT)
+		}
+		return nil
+	}}
+}
+
+// alarmed returns the first alarm that is not to be overlooked, empty if there is none.
+func (s *Server) alarmed(overlook []string) string {
+	for _, a := range s.alarms.now.Load().members() {
+		if name := a.Alarm.String(); !slices.Contains(overlook, name) {
+			return name
+		}
+	}
+	return ""
 }
 
 func (s *Server) nonLearner() check {

@@ -31,6 +31,7 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (context.Context, erro
 	if m == nil {
 		return ctx, nil // gRPC answers that there is no such method.
 	}
+	ctx = s.callers.restore(ctx, info.Header)
 	version := "unknown"
 	if vs := info.Header[rpctypes.MetadataClientAPIVersionKey]; len(vs) > 0 {
 		version = vs[0]
@@ -83,6 +84,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}()
 	if s.headers.raft.IsLearner() && !servedByLearner(req) {
 		return nil, rpctypes.ErrGRPCNotSupportedForLearner
+	}
+	if s.alarms.now.Load().corrupt && refusedWhenCorrupt(req) {
+		return nil, rpctypes.ErrGRPCCorrupt
 	}
 	return s.admit(ctx, info.FullMethod, req, handler)
 }

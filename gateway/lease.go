@@ -26,6 +26,13 @@ type leaseServer struct {
 
 // LeaseGrant makes a lease, with the client's ID or one of ours.
 func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	by, err := s.auth.asker(ctx)
+	if err == nil {
+		err = somebody(by)
+	}
+	if err != nil {
+		return nil, toGRPC(err)
+	}
 	if err := checkLeaseGrant(r); err != nil {
 		return nil, err
 	}
@@ -34,7 +41,7 @@ func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (
 		for id == 0 {
 			id = rand.Int64() // Never negative, as etcd's are not.
 		}
-		res, err := s.do(ctx, &evaluate.LeaseGrant{ID: id, TTL: r.TTL})
+		res, err := s.doAs(ctx, by, &evaluate.LeaseGrant{ID: id, TTL: r.TTL}, somebody)
 		if err == rpctypes.ErrGRPCLeaseExist && r.ID == 0 && try < maxLeaseIDs { //nolint:errorlint // do returns the sentinel.
 			continue
 		}
@@ -47,7 +54,16 @@ func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (
 
 // LeaseRevoke ends a lease and deletes its keys, all at one revision.
 func (s *leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
-	res, err := s.do(ctx, &evaluate.LeaseRevoke{ID: r.ID})
+	by, err := s.auth.asker(ctx)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
+	res, err := s.doAs(ctx, by, &evaluate.LeaseRevoke{ID: r.ID}, func(by asker) error {
+		if err := somebody(by); err != nil {
+			return err
+		}
+		return s.mayTouchLease(ctx, by, r.ID)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +72,13 @@ func (s *leaseServer) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest)
 
 // LeaseTimeToLive tells what remains of a lease, -1 of one that is not there.
 func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	if err := s.permitted(ctx, somebody); err != nil {
+		return nil, err
+	}
 	info, err := s.store.LeaseTimeToLive(ctx, r.ID, r.Keys)
+	if err == nil && r.Keys {
+		err = s.permitted(ctx, func(by asker) error { return by.mayRead(info.Keys) })
+	}
 	if errors.Is(err, lease.ErrNotFound) {
 		return &pb.LeaseTimeToLiveResponse{Header: s.header(0), ID: r.ID, TTL: -1}, nil
 	}
@@ -74,7 +96,13 @@ func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLive
 
 // LeaseLeases lists the leases.
 func (s *leaseServer) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
+	if err := s.permitted(ctx, somebody); err != nil {
+		return nil, err
+	}
 	ids, err := s.store.Leases(ctx)
+	if err == nil {
+		err = s.permitted(ctx, func(by asker) error { return s.maySeeLeases(by, ids) })
+	}
 	if err != nil {
 		return nil, toGRPC(err)
 	}
@@ -122,6 +150,9 @@ func (s *leaseServer) keepAlive(stream grpc.BidiStreamingServer[pb.LeaseKeepAliv
 		// The header is from before the renewal: a client must not see a
 		// renewal at a revision at which the lease was gone already.
 		resp := &pb.LeaseKeepAliveResponse{Header: s.header(0), ID: r.ID}
+		if err := s.permitted(stream.Context(), func(by asker) error { return s.mayRenewLease(by, r.ID) }); err != nil {
+			return err
+		}
 		resp.TTL, err = s.store.LeaseRenew(stream.Context(), r.ID)
 		switch {
 		case errors.Is(err, lease.ErrNotFound):

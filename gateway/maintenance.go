@@ -7,7 +7,6 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -25,7 +24,7 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 		Header:           s.header(0),
 		Version:          s.cfg.ServerVersion,
 		DbSize:           st.DBSize,
-		DbSizeInUse:      st.DBSizeInUse,
+		DbSizeInUse:      st.DBSize,
 		DbSizeQuota:      s.cfg.QuotaBytes,
 		Leader:           st.Leader,
 		RaftIndex:        st.Index,
@@ -35,35 +34,30 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 		StorageVersion:   s.cfg.StorageVersion,
 		DowngradeInfo:    &pb.DowngradeInfo{},
 	}
+	for _, a := range s.alarms.now.Load().members() {
+		resp.Errors = append(resp.Errors, a.String())
+	}
 	if st.Leader == 0 {
 		resp.Errors = append(resp.Errors, rpctypes.ErrorDesc(rpctypes.ErrGRPCNoLeader))
 	}
 	return resp, nil
 }
 
-// Alarm lists the alarms: there are none, because nothing raises one yet. So
-// there are none to put down either, which as in etcd is no error.
-//
-// An action that does not exist makes etcd fail for good: it is in its log.
-func (s *maintenanceServer) Alarm(_ context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	switch r.Action {
-	case pb.AlarmRequest_GET, pb.AlarmRequest_DEACTIVATE:
-	case pb.AlarmRequest_ACTIVATE:
-		if r.Alarm != pb.AlarmType_NONE {
-			return nil, unimplemented("alarms can not be raised yet")
-		}
-	default:
-		return nil, status.Error(codes.InvalidArgument, "pebbledash: no such alarm action")
-	}
-	return &pb.AlarmResponse{Header: s.header(0)}, nil
-}
+var (
+	errNoSuchAlarm       = status.Error(codes.InvalidArgument, "pebbledash: no such alarm")
+	errNoSuchAlarmAction = status.Error(codes.InvalidArgument, "pebbledash: no such alarm action")
+)
 
-// Defragment has nothing to do: the store gives space back by itself. Cron
-// jobs that defragment etcd go on working.
-func (s *maintenanceServer) Defragment(context.Context, *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
+// Defragment has nothing to do but wait for what the last compaction frees: the store
+// gives space back by itself. Cron jobs that defragment etcd go on working, and who
+// compacts, defragments and disarms the alarm has the space.
+func (s *maintenanceServer) Defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
 	s.defragmented.Do(func() {
-		s.log.Info("defragmentation was requested; this store needs none, so the request is answered at once, now and later")
+		s.log.Info("defragmentation was requested; this store needs none: the request is answered when what the last compaction frees is deleted")
 	})
+	if err := s.store.CompactWait(ctx, s.store.Compacted()); err != nil {
+		return nil, toGRPC(err)
+	}
 	return &pb.DefragmentResponse{}, nil
 }
 
@@ -88,11 +82,6 @@ func (s *maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*p
 		CompactRevision: h.CompactRevision,
 		HashRevision:    h.HashRevision,
 	}, nil
-}
-
-// Snapshot sends a backup. Not yet.
-func (s *maintenanceServer) Snapshot(*pb.SnapshotRequest, grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
-	return unimplemented("snapshots can not be taken yet")
 }
 
 // MoveLeader hands leadership to another member; to the leader it is done already.

@@ -28,6 +28,7 @@ type serverMetrics struct {
 	healthSuccess, healthFailures   prometheus.Counter
 	healthcheck                     *prometheus.GaugeVec
 	healthchecks                    *prometheus.CounterVec
+	alarms                          *prometheus.GaugeVec
 	requestSeconds                  *prometheus.HistogramVec
 
 	clientRequests *prometheus.CounterVec
@@ -91,6 +92,10 @@ func newServerMetrics(cfg *Config, c *codec, d *door) *serverMetrics {
 		}, labels)
 	}
 	m := &serverMetrics{
+		alarms: auto.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "etcd_debugging", Subsystem: "server", Name: "alarms",
+			Help: "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm",
+		}, []string{"server_id", "alarm_type"}),
 		clientRequests: counter("etcd", "server", "client_requests_total",
 			"The total number of client requests per client version.", "type", "client_api_version"),
 		healthSuccess: counter("etcd", "server", "health_success",

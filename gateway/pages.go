@@ -43,6 +43,9 @@ func (s *Server) clientPages(metrics http.Handler) *Pages {
 	p := newPages()
 	s.addEtcdPages(p, metrics)
 	s.installChecks(p, "readyz", s.etcdReadiness()...)
+	if !s.cfg.DisableJSON {
+		p.Handle(jsonPath, s.json)
+	}
 	return p
 }
 

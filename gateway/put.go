@@ -11,11 +11,15 @@ func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, 
 	if err := checkPut(r); err != nil {
 		return nil, err
 	}
+	by, err := s.auth.asker(ctx)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
 	if err := checkPutSize(r, s.cfg.MaxRequestBytes); err != nil {
 		return nil, err
 	}
 	op := toPut(r)
-	res, err := s.do(ctx, &op)
+	res, err := s.doAs(ctx, by, &op, func(by asker) error { return s.mayPut(ctx, by, r) })
 	if err != nil {
 		return nil, err
 	}

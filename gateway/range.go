@@ -6,6 +6,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
@@ -27,10 +28,14 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResp
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	op := toRange(r)
-	res, err := s.store.Read(ctx, &op, r.Serializable)
+	by, err := s.auth.asker(ctx)
 	if err != nil {
 		return nil, toGRPC(err)
+	}
+	op := toRange(r)
+	res, err := s.readAs(ctx, by, &op, r.Serializable, func(by asker) error { return by.CheckRange(by.who, r.Key, r.RangeEnd) })
+	if err != nil {
+		return nil, err
 	}
 	a := new(rangeAnswer)
 	a.fill(&res)
@@ -48,7 +53,14 @@ func (e streamError) Unwrap() error { return e.error }
 // the last one only, so the chunks merged are Range's answer. One chunk is held
 // back until it is known whether it is the last.
 func (s *kvServer) RangeStream(r *pb.RangeRequest, stream grpc.ServerStreamingServer[pb.RangeStreamResponse]) error {
+	if s.alarms.now.Load().corrupt {
+		return rpctypes.ErrGRPCCorrupt
+	}
 	if err := checkRangeStream(r); err != nil {
+		return err
+	}
+	by, err := s.streamAs(stream.Context(), r)
+	if err != nil {
 		return err
 	}
 	op := toRange(r)
@@ -77,6 +89,9 @@ func (s *kvServer) RangeStream(r *pb.RangeRequest, stream grpc.ServerStreamingSe
 		last.fill(&res)
 		s.headers.fill(&last.header, res.Revision)
 		err = send(&last.resp)
+	}
+	if err == nil && by.who.Revision != 0 && by.who.Revision != s.auth.current().Revision() {
+		err = rpctypes.ErrGRPCAuthOldRevision // as in etcd, though all has been sent
 	}
 	var sending streamError
 	if errors.As(err, &sending) {

@@ -20,9 +20,12 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/pebbledash/pebbledash/gateway/electionpb"
+	"github.com/pebbledash/pebbledash/gateway/lockpb"
 	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/pkg/throttle"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/member"
 )
 
 const (
@@ -55,6 +58,18 @@ type Server struct {
 	// metrics have.
 	http, ops *http.Server
 	pages     *Pages
+	alarms    *alarms
+	quota     *quota
+
+	// auth knows who may do what.
+	auth *authority
+
+	// access is before the pages of http, of which json is one. inner carries the
+	// calls of which locks and elections are made, for callers.
+	access  *access
+	json    *jsonGateway
+	inner   *loopback
+	callers callers
 
 	slowCalls     throttle.Throttle
 	leaderStreams leaderStreams
@@ -64,6 +79,9 @@ type Server struct {
 	// for ever end then.
 	stopping chan struct{}
 	stopOnce sync.Once
+	// lifetime ends when stopping is closed.
+	lifetime    context.Context
+	endLifetime context.CancelFunc
 	// background is for the goroutines that live as long as the server.
 	background sync.WaitGroup
 }
@@ -82,28 +100,42 @@ func New(cfg Config, store Store) *Server {
 		health:   health.NewServer(),
 		stopping: make(chan struct{}),
 	}
+	s.lifetime, s.endLifetime = context.WithCancel(context.Background())
+	s.json, s.inner = newJSONGateway(s), newLoopback(s, true)
+	s.auth = newAuthority(&cfg, store)
 	s.door = newDoor(&cfg, s.stopping)
 	s.metrics = newServerMetrics(&cfg, s.codec, s.door)
 	s.tracer = newTracer(&cfg)
+	s.alarms = newAlarms(store, cfg.Routes, cfg.Logger, s.metrics.alarms)
+	s.quota = newQuota(&cfg, store, s.alarms)
 	s.grpc = grpc.NewServer(s.options()...)
 	pb.RegisterKVServer(s.grpc, admittedKV{&kvServer{Server: s}})
 	pb.RegisterWatchServer(s.grpc, newWatchServer(s))
 	pb.RegisterLeaseServer(s.grpc, &leaseServer{Server: s})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{Server: s})
-	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{Server: s})
+	pb.RegisterMaintenanceServer(s.grpc, guardedMaintenance{&maintenanceServer{Server: s}})
 	pb.RegisterAuthServer(s.grpc, &authServer{Server: s})
+	lockpb.RegisterLockServer(s.grpc, &lockServer{Server: s})
+	electionpb.RegisterElectionServer(s.grpc, &electionServer{Server: s})
 	// As in etcd the one name that is known is the empty one: the server.
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	s.metrics.addMethods(&cfg, s.grpc)
 
 	metrics := s.metricsHandler()
-	s.http = newHTTPServer(s.clientPages(metrics))
+	s.access = newAccess(s, s.clientPages(metrics))
+	s.http = newHTTPServer(s.access)
 	s.pages = s.opsPages(metrics)
 	s.ops = newHTTPServer(s.pages)
 	s.background.Go(s.watchLeader)
+	if cfg.CorruptCheckTime > 0 || cfg.CompactHashCheckTime > 0 {
+		s.background.Go(s.watchMembers)
+	}
 	s.background.Go(func() { _ = s.http.Serve(httpListener{s.door}) })
 	return s
 }
+
+// QuotaReached says whether what frees space should not have to wait.
+func (s *Server) QuotaReached() bool { return s.alarms.quotaReached() }
 
 func newHTTPServer(handler http.Handler) *http.Server {
 	return &http.Server{
@@ -198,6 +230,8 @@ func (s *Server) Close() {
 	s.grpc.Stop()
 	_ = s.http.Close()
 	_ = s.ops.Close()
+	s.json.conn.close()
+	s.inner.close()
 	s.background.Wait()
 }
 
@@ -205,6 +239,9 @@ func (s *Server) beginStop() {
 	s.stopOnce.Do(func() {
 		s.health.Shutdown()
 		close(s.stopping)
+		s.endLifetime()
+		s.json.conn.shut()
+		s.inner.shut()
 		s.door.close()
 	})
 }
@@ -212,15 +249,28 @@ func (s *Server) beginStop() {
 // do runs a request that may change something. Its wait is bounded, whatever
 // the client said.
 func (s *Server) do(ctx context.Context, op evaluate.Op) (evaluate.Result, error) {
+	return s.doOn(ctx, op, member.Basis{})
+}
+
+// doOn is do for a request that rests on a table of records, unless that has no
+// version. evaluate.ErrRecordsChanged says that it does not any more.
+func (s *Server) doOn(ctx context.Context, op evaluate.Op, b member.Basis) (res evaluate.Result, err error) {
+	if err := s.quota.check(ctx, op); err != nil {
+		return evaluate.Result{}, err
+	}
 	bounded := ctx
 	if deadline, ok := ctx.Deadline(); !ok || deadline.Sub(s.clock.Now()) > s.cfg.RequestTimeout {
 		var cancel context.CancelFunc
 		bounded, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
 		defer cancel()
 	}
-	res, err := s.store.Do(bounded, op)
-	if err == nil {
-		return res, nil
+	if b.Version == 0 {
+		res, err = s.store.Do(bounded, op)
+	} else {
+		res, err = s.store.DoOn(bounded, op, b)
+	}
+	if err == nil || errors.Is(err, evaluate.ErrRecordsChanged) {
+		return res, err
 	}
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		// It was our patience that ended, not the client's.

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/pebbledash/pebbledash/gateway/electionpb"
+	"github.com/pebbledash/pebbledash/gateway/lockpb"
 )
 
 // loggedKeyBytes bounds what a line shows of a key.
@@ -14,6 +17,9 @@ const loggedKeyBytes = 256
 // slow logs a slow call, or counts it for the next line. When all calls are slow, a
 // line for each would make them slower.
 func (s *Server) slow(method string, req any, took time.Duration, err error) {
+	if method == lockpb.Lock_Lock_FullMethodName || method == electionpb.Election_Campaign_FullMethodName {
+		return // They wait for others to be done.
+	}
 	suppressed, ok := s.slowCalls.Allow(s.clock.Now())
 	if !ok {
 		return

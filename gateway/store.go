@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
@@ -16,6 +17,11 @@ type Store interface {
 	// Do runs a request that may change something and returns when its effects
 	// are committed and applied here.
 	Do(ctx context.Context, op evaluate.Op) (evaluate.Result, error)
+	// DoOn and ReadOn are Do and Read of a request that rests on a table of records:
+	// evaluate.ErrRecordsChanged says that there is a newer version, and that nothing
+	// was done.
+	DoOn(ctx context.Context, op evaluate.Op, b member.Basis) (evaluate.Result, error)
+	ReadOn(ctx context.Context, op evaluate.Op, serializable bool, b member.Basis) (evaluate.Result, error)
 	// Read answers a *evaluate.Range, or a *evaluate.Txn that can change
 	// nothing. The wait for a linearizable read's confirmation is bounded by
 	// the store, with group.ErrTimeout, if ctx has no earlier deadline.
@@ -44,6 +50,8 @@ type Store interface {
 	LeaseRenew(ctx context.Context, id int64) (ttl int64, err error)
 	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (member.LeaseInfo, error)
 	Leases(ctx context.Context) ([]int64, error)
+	// LeaseKeys are the keys that are attached to a lease here.
+	LeaseKeys(id int64) ([][]byte, error)
 
 	Status() member.Status
 	HashKV(ctx context.Context, rev int64) (member.HashResult, error)
@@ -63,6 +71,16 @@ type Store interface {
 	Records(table string) (version int64, rows map[string][]byte, err error)
 	RecordsNow(ctx context.Context, table string) (version int64, rows map[string][]byte, err error)
 	WriteRecords(ctx context.Context, table string, version int64, writes []mvcc.RecordWrite) (now int64, err error)
+	// Bytes are what all versions of keys take that no compaction has freed,
+	// GroupBytes those of one group.
+	Bytes() int64
+	GroupBytes(group mvcc.GroupID) int64
+	// Snapshot writes a backup in etcd's file format to what begin returns, which is
+	// told its length first. It has everything that was acknowledged before the call,
+	// if anybody can confirm that. The versions are noted in the file.
+	Snapshot(ctx context.Context, storageVersion, clusterVersion string, begin func(size int64) io.Writer) error
+	// Compare compares what the members have.
+	Compare(ctx context.Context) (member.Comparison, error)
 	// MoveLeader hands this member's lead to another voter.
 	MoveLeader(ctx context.Context, to uint64) error
 	// CompactWait returns when what a compaction at rev freed has been deleted.

@@ -14,17 +14,20 @@ func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, 
 	if err := checkTxn(r, s.cfg.MaxTxnOps); err != nil {
 		return nil, err
 	}
+	by, err := s.auth.asker(ctx)
+	if err != nil {
+		return nil, toGRPC(err)
+	}
 	call := toTxn(r)
+	may := func(by asker) error { return s.mayTxn(ctx, by, r) }
 	var res evaluate.Result
-	var err error
 	if call.readOnly {
-		res, err = s.store.Read(ctx, &call.txn, call.serializable)
-		err = toGRPC(err)
+		res, err = s.readAs(ctx, by, &call.txn, call.serializable, may)
 	} else {
 		if err := checkTxnSize(r, s.cfg.MaxRequestBytes); err != nil {
 			return nil, err
 		}
-		res, err = s.do(ctx, &call.txn)
+		res, err = s.doAs(ctx, by, &call.txn, may)
 	}
 	if err != nil {
 		return nil, err

@@ -323,9 +323,13 @@ func (ws *watchStream) create(r *pb.WatchCreateRequest) error {
 		key = []byte{0} // The smallest key.
 	}
 	fromKey := len(end) == 1 && end[0] == 0
-	switch {
-	case r.StartRevision < 0:
+	if r.StartRevision < 0 {
 		return ws.refuse(rpctypes.ErrorDesc(rpctypes.ErrGRPCCompacted))
+	}
+	if reason := ws.server.mayWatch(ws.rpc.Context(), key, end); reason != "" {
+		return ws.refuse(reason)
+	}
+	switch {
 	case len(end) > 0 && !fromKey && string(key) >= string(end):
 		return ws.refuse(reasonEmptyRange)
 	case r.WatchId != autoWatchID && ws.inUse(r.WatchId):

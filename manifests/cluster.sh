@@ -55,7 +55,7 @@ mkdir -p "$data"
 for ((i = 1; i <= members; i++)); do
 	log=$data/m$i.log
 	: >"$log"
-	bin/pebbledash --name="m$i" --data-dir="$data/m$i" \
+	bin/pebbledash --log-format=console --name="m$i" --data-dir="$data/m$i" \
 		--listen-client-urls="$(client "$i")" --advertise-client-urls="$(client "$i")" \
 		--listen-peer-urls="$(peer "$i")" --initial-advertise-peer-urls="$(peer "$i")" \
 		--initial-cluster="$(join "${initial[@]}")" --initial-cluster-token=local "$@" >"$log" 2>&1 &

@@ -21,7 +21,10 @@ var onlyIn = map[string][]string{
 	"go.etcd.io/raft/v3":                  {"storage/group"},
 	"go.etcd.io/raft/v3/raftpb":           {"storage/group", "storage/member"},
 	"github.com/cockroachdb/pebble":       {"storage/engine"},
+	"go.etcd.io/bbolt":                    {"storage/backup"},
 	"go.etcd.io/etcd/api/v3/etcdserverpb": {"gateway"},
+	"github.com/grpc-ecosystem":           {"gateway"},
+	"github.com/gorilla/websocket":        {"gateway"},
 	"go.opentelemetry.io":                 {"gateway", "cmd"},
 	"k8s.io/apiserver":                    {"gateway/admission", "gateway/serving", "gateway/conformance"},
 	"k8s.io/component-base":               {"cmd", "gateway/admission", "gateway/serving", "gateway/conformance"},
@@ -34,9 +37,9 @@ var layer = map[string]int{"pkg": 0, "storage": 1, "gateway": 2, "benchmarks": 3
 // before orders the rooms below the gateway. A room may import only rooms that
 // stand later in the request's path.
 var before = []string{
-	"storage/member", "storage/peer", "storage/evaluate/wire", "storage/reign", "storage/group",
+	"storage/inspect", "storage/member", "storage/peer", "storage/evaluate/wire", "storage/reign", "storage/group",
 	"storage/evaluate", "storage/keyspace", "storage/revline", "storage/lease", "storage/route",
-	"storage/mvcc", "storage/engine",
+	"storage/backup", "storage/bolt", "storage/mvcc", "storage/engine", "storage/auth",
 }
 
 // vague are names that say nothing about what is in a package.

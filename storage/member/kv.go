@@ -62,9 +62,14 @@ func (m *Member) doHere(ctx context.Context, op evaluate.Op) (evaluate.Result, e
 
 // doThere has the sequencer do it, and waits until this member shows it.
 func (m *Member) doThere(ctx context.Context, op evaluate.Op) (evaluate.Result, error) {
+	return m.haveDone(ctx, op, methodDo, wire.AppendOp(nil, op))
+}
+
+// haveDone is doThere by one of the methods that do a request, with its payload.
+func (m *Member) haveDone(ctx context.Context, op evaluate.Op, method byte, payload []byte) (evaluate.Result, error) {
 	trace := m.trace(ctx)
 	trace.Mark(tracing.Forwarded)
-	reply, err := m.call(ctx, methodDo, wire.AppendOp(nil, op))
+	reply, err := m.call(ctx, method, payload)
 	trace.Mark(tracing.Returned)
 	if err != nil {
 		return evaluate.Result{}, err

@@ -107,6 +107,9 @@ func (m *Member) serveTimeToLive(ctx context.Context, payload []byte) ([]byte, e
 	return binary.AppendVarint(binary.AppendVarint(nil, granted), remaining), nil
 }
 
+// LeaseKeys returns the keys that are attached to a lease here, in order.
+func (m *Member) LeaseKeys(id int64) ([][]byte, error) { return m.space.LeaseKeys(id) }
+
 // Leases returns the ids of all leases, those that expire first coming first.
 func (m *Member) Leases(ctx context.Context) ([]int64, error) {
 	if _, err := m.readRevision(ctx, 1, false); err != nil {

@@ -243,7 +243,7 @@ type databases struct {
 	engine                *engine.Collector
 	size, inUse, walBytes *prometheus.Desc
 	known                 *prometheus.Desc
-	groupBytes            *prometheus.Desc
+	groupBytes, versions  *prometheus.Desc
 }
 
 func newDatabases(m *Member) *databases {
@@ -260,13 +260,15 @@ func newDatabases(m *Member) *databases {
 		known:    desc("etcd_network_known_peers", "The current number of known peers.", "Local", "Remote"),
 		groupBytes: desc("pebbledash_member_group_disk_bytes",
 			"About what a group's keys and their history take on disk, what is only in memory left out.", "group"),
+		versions: desc("pebbledash_member_group_versions_bytes",
+			"What a group's keys and their history take before compression: what a quota counts.", "group"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (d *databases) Describe(ch chan<- *prometheus.Desc) {
 	d.engine.Describe(ch)
-	for _, desc := range []*prometheus.Desc{d.size, d.inUse, d.walBytes, d.known, d.groupBytes} {
+	for _, desc := range []*prometheus.Desc{d.size, d.inUse, d.walBytes, d.known, d.groupBytes, d.versions} {
 		ch <- desc
 	}
 }
@@ -280,14 +282,15 @@ func (d *databases) Collect(ch chan<- prometheus.Metric) {
 	state, logs := m.state.Metrics(), m.logs.Metrics()
 	d.engine.Collect(ch, "state", state, &m.metrics.stateStalls)
 	d.engine.Collect(ch, "log", logs, &m.metrics.logStalls)
-	size, inUse := sizes(state, logs)
-	gauge(d.size, float64(size))
-	gauge(d.inUse, float64(inUse))
+	size := float64(m.Status().DBSize)
+	gauge(d.size, size)
+	gauge(d.inUse, size)
 	gauge(d.walBytes, float64(logs.WAL.BytesWritten))
 	for _, p := range m.parts {
 		if n, err := p.store.DiskUsage(); err == nil {
 			gauge(d.groupBytes, float64(n), p.name)
 		}
+		gauge(d.versions, float64(p.store.Bytes()), p.name)
 	}
 	local := FormatID(m.id.MemberID)
 	for _, info := range m.Members() {

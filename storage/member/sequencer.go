@@ -26,6 +26,10 @@ const (
 	// methodJoin is asked of any member, by one that does not know the cluster.
 	methodJoin
 	methodRecords
+	// methodHash is asked of any member.
+	methodHash
+	// methodDoOn is methodDo with a Basis before the request.
+	methodDoOn
 )
 
 // The errors that the sequencer answers with, by code; part of the protocol
@@ -172,6 +176,8 @@ func (m *Member) serve(ctx context.Context, method byte, payload []byte) ([]byte
 		return m.serveMembers(ctx, payload)
 	case methodRecords:
 		return m.serveRecords(ctx, payload)
+	case methodDoOn:
+		return m.serveDoOn(ctx, payload)
 	}
 	return nil, errors.New("member: unknown method: asked by a newer version?")
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
@@ -16,33 +15,28 @@ type Status struct {
 	Term   uint64
 	// Index is the last committed entry's, AppliedIndex the last applied's.
 	Index, AppliedIndex uint64
-	// DBSize is what the data takes on disk, DBSizeInUse an estimate of what of
-	// it is not garbage.
-	DBSize, DBSizeInUse int64
-	IsLearner           bool
+	// DBSize is what a quota counts, Bytes, and a little for an empty store: there is
+	// nothing that is not in use. What it takes on disk is less, compressed, and more
+	// until Pebble has compacted it.
+	DBSize    int64
+	IsLearner bool
 }
 
 // Status describes the member as it is now.
 func (m *Member) Status() Status {
 	s := m.core.Status()
 	r := m.core.Replicas()
-	size, inUse := sizes(m.state.Metrics(), m.logs.Metrics())
 	return Status{
 		ClusterID: m.id.ClusterID, MemberID: m.id.MemberID,
 		Leader: s.Leader, Term: s.Term, Index: s.Commit, AppliedIndex: m.core.AppliedIndex(),
 		IsLearner: slices.Contains(r.Learners, m.id.MemberID),
-		DBSize:    size, DBSizeInUse: inUse,
+		DBSize:    emptyBytes + m.Bytes(),
 	}
 }
 
-// sizes returns what the data takes on disk, and an estimate of what of it is in
-// use.
-func sizes(state, logs *engine.Metrics) (size, inUse int64) {
-	// What is not flushed yet will be on disk soon; it counts.
-	data := state.DiskSpaceUsage() + state.MemTable.Size
-	garbage := state.Table.ObsoleteSize + state.Table.ZombieSize
-	return int64(data + logs.DiskSpaceUsage()), int64(data - min(data, garbage))
-}
+// emptyBytes is the size of an etcd that holds nothing; who divides by it must not
+// find 0.
+const emptyBytes = 20 << 10
 
 // Leader returns the member that leads, 0 if none is known.
 func (m *Member) Leader() uint64 { return m.core.Status().Leader }
@@ -80,10 +74,11 @@ func (m *Member) hashAt(ctx context.Context, rev int64) (HashResult, error) {
 	case rev <= 0:
 		rev = present
 	}
-	ctx, cancel := m.bounded(ctx)
+	// The wait is bounded; reading all keys takes as long as it takes.
+	wait, cancel := m.bounded(ctx)
 	defer cancel()
-	if err := m.line.WaitClosed(ctx, rev); err != nil {
-		return HashResult{}, m.cause(ctx)
+	if err := m.line.WaitClosed(wait, rev); err != nil {
+		return HashResult{}, m.cause(wait)
 	}
 	hash, compacted, err := m.space.HashKV(ctx, rev)
 	if err != nil {
@@ -101,4 +96,18 @@ func (m *Member) Hash(ctx context.Context) (uint32, int64, error) {
 	res, err := m.hashAt(ctx, 0)
 	m.metrics.hash.Observe(m.cfg.Clock.Since(began).Seconds())
 	return res.Hash, res.Revision, err
+}
+
+// Bytes returns what all versions of keys take here that no compaction has freed,
+// before compression.
+func (m *Member) Bytes() (n int64) {
+	for _, p := range m.parts {
+		n += p.store.Bytes()
+	}
+	return n
+}
+
+// GroupBytes is Bytes of one group.
+func (m *Member) GroupBytes(group mvcc.GroupID) int64 {
+	return m.parts[group-mvcc.CoreGroup].store.Bytes()
 }

@@ -158,10 +158,16 @@ func (h handler) Call(ctx context.Context, from uint64, method byte, payload []b
 	if from == 0 {
 		return nil, toRemote(errors.New("member: asked by nobody who is a member"))
 	}
-	if !m.reigning.Load() {
-		return nil, toRemote(group.ErrNotSequencer)
+	var reply []byte
+	var err error
+	switch {
+	case method == methodHash:
+		reply, err = m.serveHash(ctx, payload)
+	case !m.reigning.Load():
+		err = group.ErrNotSequencer
+	default:
+		reply, err = m.serve(ctx, method, payload)
 	}
-	reply, err := m.serve(ctx, method, payload)
 	if err != nil {
 		return nil, toRemote(err)
 	}

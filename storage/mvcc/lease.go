@@ -11,9 +11,12 @@ import (
 func (b *Batch) addLease(c LeaseChange, ttl, remaining int64) error {
 	b.out.Leases = append(b.out.Leases, c)
 	b.keyBuf = b.store.group.leaseKey(b.keyBuf[:0], c.ID)
-	b.valueBuf = binary.AppendUvarint(b.valueBuf[:0], uint64(ttl))
-	b.valueBuf = binary.AppendUvarint(b.valueBuf, uint64(remaining))
+	b.valueBuf = appendLease(b.valueBuf[:0], ttl, remaining)
 	return b.pb.Set(b.keyBuf, b.valueBuf, nil)
+}
+
+func appendLease(dst []byte, ttl, remaining int64) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(dst, uint64(ttl)), uint64(remaining))
 }
 
 func splitLease(row []byte) (ttl, remaining int64, err error) {

@@ -14,6 +14,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
 	cliflag "k8s.io/component-base/cli/flag"
@@ -66,7 +67,7 @@ type runFunc func(context.Context, *options.CompletedConfig) error
 // arguments and environ add up to.
 func NewCommand(run runFunc, environ []string) *cobra.Command {
 	o := options.New()
-	sections := o.Flags()
+	var sections cliflag.NamedFlagSets
 	cmd := &cobra.Command{
 		Use: "pebbledash",
 		Long: `Pebbledash is a storage gateway that speaks the etcd v3 protocol. Point
@@ -86,11 +87,20 @@ ETCD_DATA_DIR; a flag wins over its variable.`,
 			if o.Global.Version {
 				return printVersion(cmd.OutOrStdout())
 			}
-			warnings, err := options.ApplyEnv(cmd.Flags(), environ)
+			flags := cmd.Flags()
+			warnings, err := options.ApplyEnv(flags, environ)
 			if err != nil {
 				return err
 			}
-			completed := o.Complete(cmd.Flags().Changed)
+			if path := o.Global.ConfigFile; path != "" {
+				o, flags = options.New(), pflag.NewFlagSet("", pflag.ContinueOnError)
+				sections = addSections(flags, o)
+				if err := readConfig(flags, path); err != nil {
+					return err
+				}
+				warnings = []string{"the configuration is that of " + path + ": other flags and the environment do not count"}
+			}
+			completed := o.Complete(flags.Changed)
 			if errs := completed.Validate(); len(errs) > 0 {
 				return utilerrors.NewAggregate(errs)
 			}
@@ -101,13 +111,32 @@ ETCD_DATA_DIR; a flag wins over its variable.`,
 		},
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return usageError{options.FlagError(err)}
+		return usageError{err}
 	})
-	for _, name := range sections.Order {
-		cmd.Flags().AddFlagSet(sections.FlagSets[name])
-	}
+	sections = addSections(cmd.Flags(), o)
 	cliflag.SetUsageAndHelpFunc(cmd, sections, terminalWidth())
+	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddCommand(newSnapshotCommand())
+	cmd.AddCommand(newInspectCommands()...)
 	return cmd
+}
+
+// addSections adds the flags of o, and returns them by section.
+func addSections(flags *pflag.FlagSet, o *options.Options) cliflag.NamedFlagSets {
+	sections := o.Flags()
+	for _, name := range sections.Order {
+		flags.AddFlagSet(sections.FlagSets[name])
+	}
+	return sections
+}
+
+// readConfig sets flags from a configuration file.
+func readConfig(flags *pflag.FlagSet, path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("--%s: %w", options.ConfigFileFlag, err)
+	}
+	return options.ApplyFile(flags, data)
 }
 
 // terminalWidth returns 0 where standard output is no terminal: no wrapping.

@@ -3,6 +3,8 @@ package app
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -60,8 +62,13 @@ func TestErrors(t *testing.T) {
 			stderr: "error: \"start\" is not a flag\nsee pebbledash --help\n",
 		},
 		{
-			name: "a flag that etcd has", args: []string{"-wal-dir", "/wal"}, code: exitUsage,
-			stderr: "error: --wal-dir of etcd is not yet supported\nsee pebbledash --help\n",
+			name: "a flag of etcd that can't be left out", args: []string{"-force-new-cluster"}, code: exitFailed,
+			stderr: "error: --force-new-cluster=true is not possible: take a snapshot of a member that is left, " +
+				"and restore a new cluster from it (pebbledash snapshot restore)\n",
+		},
+		{
+			name: "a configuration file that is not there", args: []string{"-config-file=/nowhere/etcd.yml"}, code: exitFailed,
+			stderr: "error: --config-file: open /nowhere/etcd.yml: no such file or directory\n",
 		},
 		{
 			name: "everything that is wrong", args: []string{"--max-txn-ops=0", "--log-level=loud"}, code: exitFailed,
@@ -69,8 +76,8 @@ func TestErrors(t *testing.T) {
 				"error: --log-level must be debug, info, warn, error, panic or fatal, not \"loud\"\n",
 		},
 		{
-			name: "environment", environ: []string{"ETCD_UNSAFE_NO_FSYNC=true"}, code: exitFailed,
-			stderr: "error: ETCD_UNSAFE_NO_FSYNC: --unsafe-no-fsync of etcd is not yet supported\n",
+			name: "environment", environ: []string{"ETCD_FORCE_NEW_CLUSTER=maybe"}, code: exitFailed,
+			stderr: "error: ETCD_FORCE_NEW_CLUSTER: invalid argument \"maybe\" for \"--force-new-cluster\" flag: strconv.ParseBool: parsing \"maybe\": invalid syntax\n",
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -82,6 +89,34 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// A configuration file stands for everything else that is given.
+func TestCommandReadsAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "etcd.yml")
+	require.NoError(t, os.WriteFile(path, []byte("name: of-file\nlisten-client-urls: [http://127.0.0.1:1, http://127.0.0.1:2]\n"+
+		"advertise-client-urls: http://127.0.0.1:1\n"), 0o600))
+	for _, how := range []struct {
+		args, environ []string
+	}{
+		{[]string{"--config-file", path, "--name=of-flag", "--max-txn-ops=7"}, []string{"ETCD_DATA_DIR=/of/environ"}},
+		{nil, []string{"ETCD_CONFIG_FILE=" + path, "ETCD_DATA_DIR=/of/environ"}},
+	} {
+		var got *options.CompletedConfig
+		run := func(_ context.Context, cfg *options.CompletedConfig) error {
+			got = cfg
+			return nil
+		}
+		require.NoError(t, execute(t.Context(), run, how.args, how.environ, t.Output(), t.Output()))
+		require.Equal(t, "of-file", got.Name)
+		require.Equal(t, "of-file.etcd", got.DataDir)
+		require.Equal(t, 128, got.MaxTxnOps)
+		require.Len(t, got.ListenClientURLs, 2)
+		require.Len(t, got.Warnings, 1)
+		require.Contains(t, got.Warnings[0], "the configuration is that of "+path)
+		name := got.Flags.FlagSets["member"].Lookup("name")
+		require.Equal(t, "of-file", name.Value.String(), "/flagz shows the file's values")
+	}
+}
+
 // What was given arrives, and what run returns comes back.
 func TestCommandRuns(t *testing.T) {
 	var got *options.CompletedConfig
@@ -90,7 +125,7 @@ func TestCommandRuns(t *testing.T) {
 		got = cfg
 		return failure
 	}
-	args := []string{"-name", "a", "--quota-backend-bytes=1"}
+	args := []string{"-name", "a", "--max-wals=1"}
 	environ := []string{"ETCD_DATA_DIR=/data", "ETCD_NAME=b", "ETCD_X=1", "HOME=/root"}
 	err := execute(t.Context(), run, args, environ, t.Output(), t.Output())
 	require.ErrorIs(t, err, failure)
@@ -99,6 +134,6 @@ func TestCommandRuns(t *testing.T) {
 	require.Equal(t, []string{
 		"environment variable ETCD_NAME is shadowed by flag --name",
 		"unrecognized environment variable ETCD_X",
-		"--quota-backend-bytes is not yet enforced",
+		"--max-wals has no effect: the log is truncated by what the state has made durable (--snapshot-count)",
 	}, got.Warnings)
 }

@@ -2,15 +2,20 @@ package app
 
 import (
 	"context"
+	"io"
 	"log/slog"
 
+	"google.golang.org/grpc/grpclog"
 	"k8s.io/klog/v2"
 )
 
-// routeKlog has Kubernetes' libraries log to logger. A process has one klog, so this
-// is for the process, and not for a server.
+// routeKlog has Kubernetes' libraries log to logger, and gRPC's. A process has one klog
+// and one log of gRPC's, so this is for the process, and not for a server.
 func routeKlog(logger *slog.Logger) {
 	klog.SetSlogLogger(slog.New(libraryHandler{logger.Handler()}))
+	// Its errors are also clients' mistakes.
+	errs := slog.NewLogLogger(libraryHandler{logger.Handler()}, slog.LevelInfo)
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, errs.Writer()))
 }
 
 // libraryHandler takes what a library says for less important than the library does:

@@ -8,7 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 )
@@ -37,7 +41,7 @@ func newLogger(cfg options.LogConfig, stdout, stderr io.Writer) (*slog.Logger, i
 		w = io.MultiWriter(writers...)
 	}
 	if cfg.JSON {
-		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: cfg.Level})), files, nil
+		return slog.New(newMachineHandler(w, cfg.Level)), files, nil
 	}
 	return slog.New(newPersonHandler(w, cfg.Level)), files, nil
 }
@@ -50,6 +54,41 @@ func (cs closers) Close() error {
 		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// newMachineHandler writes lines as etcd does, with the same keys:
+//
+//	{"ts":"2026-01-02T15:04:05.678901Z","level":"info","caller":"member/member.go:42","msg":"..."}
+func newMachineHandler(w io.Writer, level slog.Level) slog.Handler {
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{
+		Level: level, AddSource: true,
+		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if len(groups) > 0 {
+				return a
+			}
+			switch v := a.Value.Any().(type) {
+			case time.Time:
+				if a.Key == slog.TimeKey {
+					return slog.String("ts", v.UTC().Format("2006-01-02T15:04:05.000000Z07:00"))
+				}
+			case slog.Level:
+				if a.Key == slog.LevelKey {
+					return slog.String(a.Key, strings.ToLower(v.String()))
+				}
+			case *slog.Source:
+				if v == nil || v.File == "" {
+					return slog.Attr{}
+				}
+				dir, file := filepath.Split(v.File)
+				return slog.String("caller", filepath.Join(filepath.Base(dir), file)+":"+strconv.Itoa(v.Line))
+			case error:
+				return slog.String(a.Key, v.Error())
+			case time.Duration:
+				return slog.String(a.Key, v.String())
+			}
+			return a
+		},
+	})
 }
 
 // personHandler writes lines for people:

@@ -109,7 +109,7 @@ func testConfig(t *testing.T, args ...string) *options.CompletedConfig {
 	args = append([]string{
 		"--data-dir=" + filepath.Join(t.TempDir(), "data"),
 		"--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:0",
-		"--listen-metrics-urls=http://127.0.0.1:0", "--listen-peer-urls=http://127.0.0.1:0",
+		"--log-format=console", "--listen-metrics-urls=http://127.0.0.1:0", "--listen-peer-urls=http://127.0.0.1:0",
 	}, args...)
 	require.NoError(t, execute(t.Context(), run, args, nil, t.Output(), t.Output()))
 	return cfg
@@ -146,12 +146,12 @@ func startServer(t *testing.T, cfg *options.CompletedConfig) *running {
 const readyLine = "ready to serve client requests"
 
 func TestRun(t *testing.T) {
-	r := startServer(t, testConfig(t, "--quota-backend-bytes=1"))
+	r := startServer(t, testConfig(t, "--max-wals=1"))
 	require.NotContains(t, r.log.String(), readyLine)
 	close(r.server.ready)
 	require.Equal(t, "READY=1", r.notified(t))
 	require.Contains(t, r.log.String(), " INFO  "+readyLine+"\n")
-	require.Contains(t, r.log.String(), `WARN  configuration  warning="--quota-backend-bytes is not yet enforced"`)
+	require.Contains(t, r.log.String(), `WARN  configuration  warning="--max-wals has no effect: `)
 
 	address := r.server.env.ClientListeners[0].Addr().String()
 	conn, err := net.Dial("tcp", address)

@@ -2,18 +2,24 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	etcdversion "go.etcd.io/etcd/api/v3/version"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 	"github.com/pebbledash/pebbledash/gateway"
 	"github.com/pebbledash/pebbledash/gateway/admission"
+	"github.com/pebbledash/pebbledash/gateway/autocompact"
 	"github.com/pebbledash/pebbledash/gateway/serving"
 	"github.com/pebbledash/pebbledash/gateway/watchcache"
+	"github.com/pebbledash/pebbledash/storage/auth"
+	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/member"
 	"github.com/pebbledash/pebbledash/storage/route"
 )
@@ -48,10 +54,14 @@ type joined struct {
 	member  *member.Member
 	gateway *gateway.Server
 	traces  *traces
+	// serving is gateway for those who come before it is there.
+	serving atomic.Pointer[gateway.Server]
 	// failed gets what the member can't go on from.
 	failed chan error
 	// stopping is closed by Stop.
 	stopping chan struct{}
+	// background are what works beside calls, until stopping.
+	background sync.WaitGroup
 	// ballast is never touched, so that it takes no memory.
 	ballast []byte
 }
@@ -64,22 +74,33 @@ func open(env *Env) (server, error) {
 	if err != nil {
 		return nil, err
 	}
+	j := &joined{env: env, failed: make(chan error, 1), stopping: make(chan struct{})}
 	limits, err := admission.New(admission.Config{
 		MaxInflight:         c.MaxRequestsInflight,
 		MaxMutatingInflight: c.MaxMutatingRequestsInflight,
 		Resources:           c.ResourceMaxInflight,
 		Prefix:              prefix,
-		Registerer:          env.Registry,
-		Clock:               env.Clock,
+		QuotaReached: func() bool {
+			g := j.serving.Load()
+			return g != nil && g.QuotaReached()
+		},
+		Registerer: env.Registry,
+		Clock:      env.Clock,
 	})
 	if err != nil {
 		return nil, err
+	}
+	tokens, err := auth.NewMint(auth.TokenConfig{
+		Spec: c.AuthToken, SimpleTTL: c.AuthTokenTTL, ReadFile: os.ReadFile, Clock: env.Clock,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("--auth-token: %w", err)
 	}
 	traces, err := newTraces(c, env.Logger)
 	if err != nil {
 		return nil, err
 	}
-	j := &joined{env: env, traces: traces, failed: make(chan error, 1), stopping: make(chan struct{})}
+	j.traces = traces
 	j.ballast = make([]byte, heapFloor)
 	shareProcessors()
 	j.hub = newHub(env, prefix)
@@ -109,6 +130,7 @@ func open(env *Env) (server, error) {
 		Traced:         traces != nil,
 		Events:         j.hub,
 		Through:        j.hub.Through,
+		RecordsChanged: j.recordsChanged,
 		Fatal:          func(err error) { j.failed <- err },
 	})
 	if err != nil {
@@ -120,6 +142,11 @@ func open(env *Env) (server, error) {
 	j.gateway = gateway.New(gateway.Config{
 		MaxRequestBytes:       c.MaxRequestBytes,
 		MaxTxnOps:             c.MaxTxnOps,
+		QuotaBytes:            c.QuotaBytes,
+		CorruptCheckTime:      c.CorruptCheckTime,
+		CompactHashCheckTime:  c.CompactHashCheckTime,
+		SlowRequest:           c.SlowRequest,
+		GroupQuotaBytes:       c.GroupQuotaBytes,
 		MaxConcurrentStreams:  c.MaxConcurrentStreams,
 		StreamWorkers:         streamWorkers,
 		KeepaliveMinTime:      c.KeepAlive.MinTime,
@@ -129,6 +156,12 @@ func open(env *Env) (server, error) {
 		WatchProgressInterval: c.WatchProgressNotifyInterval,
 		Hub:                   j.hub,
 		Admission:             limits,
+		Tokens:                tokens,
+		BcryptCost:            c.BcryptCost,
+		CommonNames:           c.ClientCertAuth,
+		DisableJSON:           !c.EnableGRPCGateway,
+		CORSOrigins:           c.CORS,
+		HostWhitelist:         c.HostWhitelist,
 		Profiling:             c.EnablePprof,
 		ExtensiveMetrics:      c.ExtensiveMetrics,
 		TracerProvider:        traces.provider(),
@@ -139,8 +172,43 @@ func open(env *Env) (server, error) {
 		Logger:                env.Logger,
 		Clock:                 env.Clock,
 	}, j.member)
+	j.serving.Store(j.gateway)
+	// What was changed before nobody has told it.
+	j.gateway.ReadRecords()
+	if c.CompactionPeriod > 0 || c.CompactionRevisions > 0 {
+		j.compact()
+	}
 	serving.InstallPages(j.gateway.Ops(), c.Flags, ver, etcdversion.Version)
 	return j, nil
+}
+
+// recordsChanged tells the gateway, once it is there.
+func (j *joined) recordsChanged(table string) {
+	if g := j.serving.Load(); g != nil {
+		g.RecordsChanged(table)
+	}
+}
+
+// compact has the member compact the store by itself, if it leads, until it stops.
+func (j *joined) compact() {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := j.env.Config
+	j.background.Go(func() {
+		autocompact.Run(ctx, autocompact.Config{
+			Period: c.CompactionPeriod, Revisions: c.CompactionRevisions,
+			Leads:    func() bool { return j.member.Leader() == j.member.Status().MemberID },
+			Revision: j.member.Revision,
+			Compact: func(ctx context.Context, rev int64) error {
+				_, err := j.member.Do(ctx, &evaluate.Compact{Revision: rev})
+				return err
+			},
+			Clock: j.env.Clock, Logger: j.env.Logger,
+		})
+	})
+	j.background.Go(func() {
+		<-j.stopping
+		cancel()
+	})
 }
 
 // newHub makes the watch cache.
@@ -186,6 +254,9 @@ func (j *joined) Serve() error {
 		select {
 		case <-ready:
 			ready = nil // once
+			if err := j.checkSelf(); err != nil {
+				return err
+			}
 			for _, ls := range [...][]Listener{env.ClientListeners, env.GroupListeners} {
 				for _, l := range ls {
 					go func() { served <- j.gateway.Serve(l) }()
@@ -205,6 +276,34 @@ func (j *joined) Serve() error {
 	return nil
 }
 
+// checkSelf refuses to serve what differs from what the other members have.
+func (j *joined) checkSelf() error {
+	if !j.env.Config.InitialCorruptCheck {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	j.background.Go(func() {
+		select {
+		case <-j.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	c, err := j.member.Compare(ctx)
+	if err != nil {
+		return fmt.Errorf("the member could not be compared with the others (--feature-gates=InitialCorruptCheck=true): %w", err)
+	}
+	self := j.member.Status().MemberID
+	if slices.Contains(c.Different, self) {
+		return fmt.Errorf("what member %s has at revision %d differs from what the others have: remove the member, "+
+			"and add it again with an empty data directory", member.FormatID(self), c.Revision)
+	}
+	j.env.Logger.Info("compared with the other members", "revision", c.Revision,
+		"members", len(c.Compared), "missing", len(c.Missing))
+	return nil
+}
+
 // Stop implements server.
 func (j *joined) Stop(ctx context.Context) error {
 	close(j.stopping)
@@ -213,6 +312,7 @@ func (j *joined) Stop(ctx context.Context) error {
 	wg.Go(func() { j.gateway.Stop(ctx) })
 	wg.Go(j.hub.Close)
 	wg.Wait()
+	j.background.Wait()
 	j.traces.stop(ctx)
 	return j.member.Close()
 }

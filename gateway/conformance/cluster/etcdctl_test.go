@@ -77,6 +77,7 @@ var masks = []struct {
 }{
 	{regexp.MustCompile(`(?m)^\{"level":"warn".*\n`), ""}, // the client's own log
 	{regexp.MustCompile(`took = [^ \n]*`), "took = <time>"},
+	{regexp.MustCompile(`memberID:\d+`), "memberID:<number>"},
 	{regexp.MustCompile(" {1,5}" + anID.String()), " <id>"},
 }
 

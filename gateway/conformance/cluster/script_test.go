@@ -38,6 +38,9 @@ import (
 //	exits      m1: waits until a member has ended by itself
 //	handover   stops the leader, and measures until the others name another, at a
 //	           greater term, and until it is gone
+//	fill       key=/registry/pods/ size=100000: puts keys below that one until it is refused,
+//	           and says why
+//	shrink     deletes what fill has put, compacts at the newest revision, and defragments
 //	put        n=1000 size=100: puts keys of all groups
 func TestScripts(t *testing.T) {
 	if testing.Short() {
@@ -120,6 +123,13 @@ func (s *session) command(t *testing.T, d *datadriven.TestData) string {
 		d.MaybeScanArgs(t, "n", &n)
 		d.MaybeScanArgs(t, "size", &size)
 		return s.put(n, size)
+	case "fill":
+		key, size := "/registry/pods/", 100_000
+		d.MaybeScanArgs(t, "key", &key)
+		d.MaybeScanArgs(t, "size", &size)
+		return s.fill(key, size)
+	case "shrink":
+		return s.shrink()
 	default:
 		d.Fatalf(t, "unknown command %s", d.Cmd)
 		return ""

@@ -46,6 +46,8 @@ type session struct {
 	known []string
 	// seen are the ids that were learnt.
 	seen map[uint64]bool
+	// filled are the keys of the last fill.
+	filled []string
 	// leading and following are what the last command `leader` has found.
 	leading, following *member
 }
@@ -439,4 +441,57 @@ func (s *session) put(n, size int) string {
 	all.Wait()
 	require.NoError(s.t, errors.Join(errors.Join(errs...), c.Close()))
 	return fmt.Sprintf("%d keys are put\n", n)
+}
+
+// fill puts keys until one is refused.
+func (s *session) fill(key string, size int) string {
+	s.t.Helper()
+	var refusal error
+	require.NoError(s.t, s.ask(s.running()[0], func(ctx context.Context, c *clientv3.Client) error {
+		for i := 0; refusal == nil; i++ {
+			k := fmt.Sprintf("%sfilled-%06d", key, i)
+			_, refusal = c.Put(ctx, k, strings.Repeat("f", size))
+			if refusal == nil {
+				s.filled = append(s.filled, k)
+			}
+		}
+		return nil
+	}))
+	// Whatever was acknowledged is there.
+	require.NoError(s.t, s.ask(s.running()[0], func(ctx context.Context, c *clientv3.Client) error {
+		r, err := c.Get(ctx, key+"filled-", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		require.EqualValues(s.t, len(s.filled), r.Count)
+		return err
+	}))
+	require.NotEmpty(s.t, s.filled, "refused at once: %v", refusal)
+	return refusal.Error() + "\n"
+}
+
+// shrink gives the space back that fill has taken.
+func (s *session) shrink() string {
+	s.t.Helper()
+	require.NoError(s.t, s.ask(s.running()[0], func(ctx context.Context, c *clientv3.Client) error {
+		var last int64
+		for _, k := range s.filled {
+			r, err := c.Delete(ctx, k)
+			if err != nil {
+				return err
+			}
+			require.EqualValues(s.t, 1, r.Deleted)
+			last = r.Header.Revision
+		}
+		if _, err := c.Compact(ctx, last); err != nil {
+			return err
+		}
+		for _, m := range s.running() {
+			if _, err := c.Defragment(ctx, m.client); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	n := len(s.filled)
+	s.filled = nil
+	require.Positive(s.t, n)
+	return "deleted, compacted and defragmented\n"
 }

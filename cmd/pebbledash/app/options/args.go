@@ -17,7 +17,7 @@ func DoubleDash(fs *pflag.FlagSet, args []string) []string {
 		}
 		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 		flag := fs.Lookup(name)
-		if (flag != nil || notYet(name)) && strings.HasPrefix(arg, "-") && !strings.HasPrefix(arg, "--") {
+		if flag != nil && strings.HasPrefix(arg, "-") && !strings.HasPrefix(arg, "--") {
 			arg = "-" + arg
 		}
 		out = append(out, arg)

@@ -27,6 +27,8 @@ type ClientOptions struct {
 	MaxConcurrentStreams  uint32
 	KeepAlive             KeepAliveConfig
 	WatchProgressInterval time.Duration
+	ListenHTTPURLs        URLs
+	SlowRequest           time.Duration
 }
 
 func newClientOptions() *ClientOptions {
@@ -42,6 +44,7 @@ func newClientOptions() *ClientOptions {
 			Timeout:  20 * time.Second,
 		},
 		WatchProgressInterval: 10 * time.Minute,
+		SlowRequest:           300 * time.Millisecond,
 	}
 }
 
@@ -49,6 +52,10 @@ func newClientOptions() *ClientOptions {
 func (o *ClientOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&o.ListenURLs, "listen-client-urls",
 		"URLs to listen on for clients: http, https, unix or unixs.")
+	fs.Var(&o.ListenHTTPURLs, "listen-client-http-urls",
+		"Further URLs to listen on for clients. Unlike etcd's they serve gRPC too, and those of --listen-client-urls HTTP.")
+	fs.DurationVar(&o.SlowRequest, "warning-unary-request-duration", o.SlowRequest,
+		"A call that takes so long is logged.")
 	fs.Var(&o.AdvertiseURLs, "advertise-client-urls",
 		"This member's URLs as clients shall see them; required with --listen-client-urls.")
 	fs.UintVar(&o.MaxRequestBytes, "max-request-bytes", o.MaxRequestBytes, "Largest request in bytes.")
@@ -81,6 +88,10 @@ func (o *ClientOptions) Validate() []error {
 		errs = append(errs, errors.New("--listen-client-urls must not be empty"))
 	}
 	errs = append(errs, o.ListenURLs.checkBind("listen-client-urls")...)
+	errs = append(errs, o.ListenHTTPURLs.checkBind("listen-client-http-urls")...)
+	if o.SlowRequest <= 0 {
+		errs = append(errs, fmt.Errorf("--warning-unary-request-duration must be more than 0, not %v", o.SlowRequest))
+	}
 	if len(o.AdvertiseURLs) == 0 {
 		errs = append(errs, errors.New("--advertise-client-urls is required when --listen-client-urls is set explicitly"))
 	}
@@ -108,7 +119,8 @@ func (o *ClientOptions) Validate() []error {
 }
 
 func (o *ClientOptions) applyTo(c *CompletedConfig) {
-	c.ListenClientURLs = o.ListenURLs.list()
+	c.ListenClientURLs = append(o.ListenURLs.list(), o.ListenHTTPURLs.list()...)
+	c.SlowRequest = o.SlowRequest
 	c.AdvertiseClientURLs = o.AdvertiseURLs.list()
 	c.MaxRequestBytes = int(o.MaxRequestBytes)
 	c.MaxTxnOps = int(o.MaxTxnOps)

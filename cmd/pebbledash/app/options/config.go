@@ -76,6 +76,12 @@ type CompletedConfig struct {
 	// hears of the revision.
 	WatchProgressNotifyInterval time.Duration
 
+	// EnableGRPCGateway serves the API as JSON. CORS are the origins that may use it
+	// from a browser, HostWhitelist the names by which HTTP is served without TLS;
+	// all if they are empty.
+	EnableGRPCGateway   bool
+	CORS, HostWhitelist []string
+
 	// MaxRequestsInflight and MaxMutatingRequestsInflight bound the requests that
 	// are executed at a time; 0 is no limit. ResourceMaxInflight are on top.
 	MaxRequestsInflight         int
@@ -89,10 +95,38 @@ type CompletedConfig struct {
 	WatchCacheSizes route.Numbers
 	WatchCacheBytes int64
 
+	// QuotaBytes is what the versions of all keys may take, 0 for the default, less for
+	// no bound; GroupQuotaBytes is the same of single groups.
+	QuotaBytes      int64
+	GroupQuotaBytes map[string]int64
+
+	// CompactionPeriod or CompactionRevisions is what history the member keeps when it
+	// compacts by itself; it does not where both are 0.
+	CompactionPeriod    time.Duration
+	CompactionRevisions int64
+
+	// InitialCorruptCheck compares what the member has with the others before it
+	// serves; CorruptCheckTime and CompactHashCheckTime are how often the leader
+	// does, and looks whether it should after a compaction; 0 is never.
+	InitialCorruptCheck                    bool
+	CorruptCheckTime, CompactHashCheckTime time.Duration
+
+	// SlowRequest is how long a call takes at least that is logged; 0 for the
+	// default.
+	SlowRequest time.Duration
+
 	// SnapshotCount is how many log entries are kept before the log is truncated.
 	SnapshotCount uint64
 	// CatchUpEntries are kept in each log for members that are behind.
 	CatchUpEntries uint64
+
+	// AuthToken says which tokens users get that log in, AuthTokenTTL for how long
+	// simple ones are good unused, and BcryptCost what passwords are hashed with.
+	AuthToken    string
+	AuthTokenTTL time.Duration
+	BcryptCost   int
+	// ClientCertAuth has clients be the users that their certificates name.
+	ClientCertAuth bool
 
 	Tracing TracingConfig
 	Log     LogConfig

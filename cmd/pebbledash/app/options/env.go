@@ -26,8 +26,6 @@ func ApplyEnv(fs *pflag.FlagSet, environ []string) (warnings []string, err error
 		name := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(key, envPrefix), "_", "-"))
 		flag := fs.Lookup(name)
 		switch {
-		case notYet(name):
-			errs = append(errs, fmt.Errorf("%s: --%s of etcd is not yet supported", key, name))
 		case flag == nil || name == "version" || name == "help" || key != envName(name):
 			warnings = append(warnings, "unrecognized environment variable "+key)
 		case flag.Changed:

@@ -2,6 +2,7 @@ package options
 
 import (
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ type GroupOptions struct {
 	EtcdPrefix     string
 	ListenURLs     GroupURLs
 	SpreadLeaders  bool
+	QuotaBytes     map[string]int64
 }
 
 func newGroupOptions() *GroupOptions {
@@ -36,6 +38,8 @@ func (o *GroupOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&o.ListenURLs, "group-listen-client-urls",
 		"Further URLs to listen on for clients, named for groups, as group=url,group=url; every key is served there. "+
 			"For kube-apiserver's --etcd-servers-overrides. May be repeated.")
+	fs.StringToInt64Var(&o.QuotaBytes, "group-quota-backend-bytes", nil,
+		"Quotas of single groups, as group=bytes,group=bytes: when one is reached, only that group may not grow.")
 	fs.BoolVar(&o.SpreadLeaders, "spread-leaders", o.SpreadLeaders,
 		"Spread the leaders of the groups over the members, instead of all following core's.")
 }
@@ -60,6 +64,14 @@ func (o *GroupOptions) Validate() []error {
 				u.Group, strings.Join(known, ", ")))
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(o.QuotaBytes)) {
+		if !slices.Contains(known, name) {
+			errs = append(errs, fmt.Errorf("--group-quota-backend-bytes: there is no group %q; --resource-groups makes %s",
+				name, strings.Join(known, ", ")))
+		} else if o.QuotaBytes[name] <= 0 {
+			errs = append(errs, fmt.Errorf("--group-quota-backend-bytes: %s=%d must be more than 0", name, o.QuotaBytes[name]))
+		}
+	}
 	return errs
 }
 
@@ -72,6 +84,7 @@ func (o *GroupOptions) applyTo(c *CompletedConfig) {
 	c.Routes, _ = o.routes() // Validate has seen the error
 	c.GroupListenClientURLs = o.ListenURLs.list()
 	c.SpreadLeaders = o.SpreadLeaders
+	c.GroupQuotaBytes = o.QuotaBytes
 }
 
 // GroupURL is a URL to listen on for a group.

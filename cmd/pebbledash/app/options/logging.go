@@ -25,13 +25,13 @@ type LoggingOptions struct {
 }
 
 func newLoggingOptions() *LoggingOptions {
-	return &LoggingOptions{Logger: "zap", Level: "info", Format: "text", Outputs: logOutputDefault}
+	return &LoggingOptions{Logger: "zap", Level: "info", Format: "json", Outputs: logOutputDefault}
 }
 
 // AddFlags adds the section's flags to fs.
 func (o *LoggingOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Level, "log-level", o.Level, "Least level that is logged: debug, info, warn, error; panic and fatal mean error.")
-	fs.StringVar(&o.Format, "log-format", o.Format, "\"text\" for people (or \"console\", etcd's word for it) or \"json\" for machines.")
+	fs.StringVar(&o.Format, "log-format", o.Format, "\"json\" for machines, with etcd's keys, or \"console\" (or \"text\") for people.")
 	fs.StringVar(&o.Outputs, "log-outputs", o.Outputs,
 		"Where to log, comma-separated: stderr (or default), stdout, or paths of files to append to.")
 	fs.StringVar(&o.Logger, "logger", o.Logger, "Only \"zap\", as in etcd; it has no effect.")

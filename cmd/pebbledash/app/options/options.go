@@ -1,7 +1,7 @@
 // Package options turns the command line and the ETCD_ variables into a
 // [CompletedConfig]. The flags are etcd's: same names, same defaults, same
-// meaning, so that a manifest written for etcd works here unchanged; where a
-// flag of etcd is not supported yet, giving it is an error that says so.
+// meaning, so that a manifest written for etcd works here unchanged; a flag of etcd
+// that has no effect here says why (inherited.go).
 //
 // Flags come in sections, one section a file. A section adds its flags, fills
 // in what follows from other flags (Complete), finds what is wrong (Validate),
@@ -32,13 +32,17 @@ type Options struct {
 	Cluster    *ClusterOptions
 	Groups     *GroupOptions
 	Client     *ClientOptions
+	HTTP       *HTTPOptions
 	Limits     *LimitOptions
 	WatchCache *WatchCacheOptions
 	Storage    *StorageOptions
 	Security   *SecurityOptions
+	Auth       *AuthOptions
 	Monitoring *MonitoringOptions
 	Tracing    *TracingOptions
 	Logging    *LoggingOptions
+	Checks     *CheckOptions
+	Inherited  *InheritedOptions
 	Global     *GlobalOptions
 }
 
@@ -49,13 +53,17 @@ func New() *Options {
 		Cluster:    newClusterOptions(),
 		Groups:     newGroupOptions(),
 		Client:     newClientOptions(),
+		HTTP:       newHTTPOptions(),
 		Limits:     newLimitOptions(),
 		WatchCache: newWatchCacheOptions(),
 		Storage:    newStorageOptions(),
 		Security:   newSecurityOptions(),
+		Auth:       newAuthOptions(),
 		Monitoring: newMonitoringOptions(),
 		Tracing:    newTracingOptions(),
 		Logging:    newLoggingOptions(),
+		Checks:     newCheckOptions(),
+		Inherited:  &InheritedOptions{},
 		Global:     &GlobalOptions{},
 	}
 }
@@ -71,13 +79,17 @@ func (o *Options) Flags() cliflag.NamedFlagSets {
 	add("cluster", o.Cluster.AddFlags)
 	add("raft groups", o.Groups.AddFlags)
 	add("client traffic", o.Client.AddFlags)
+	add("clients over HTTP", o.HTTP.AddFlags)
 	add("limits", o.Limits.AddFlags)
 	add("watch cache", o.WatchCache.AddFlags)
 	add("storage", o.Storage.AddFlags)
+	add("comparing members", o.Checks.AddFlags)
 	add("security", o.Security.AddFlags)
+	add("users", o.Auth.AddFlags)
 	add("monitoring", o.Monitoring.AddFlags)
 	add("traces", o.Tracing.AddFlags)
 	add("logging", o.Logging.AddFlags)
+	add("etcd's, without effect here", o.Inherited.AddFlags)
 	add("global", o.Global.AddFlags)
 	classify(&fss)
 	return fss
@@ -119,13 +131,17 @@ func (c CompletedOptions) Validate() []error {
 	errs = append(errs, c.o.Cluster.Validate(c.o.Member.Name)...)
 	errs = append(errs, c.o.Groups.Validate()...)
 	errs = append(errs, c.o.Client.Validate()...)
+	errs = append(errs, c.o.HTTP.Validate()...)
 	errs = append(errs, c.o.Limits.Validate()...)
 	errs = append(errs, c.o.WatchCache.Validate()...)
 	errs = append(errs, c.o.Storage.Validate()...)
 	errs = append(errs, c.o.Security.Validate()...)
+	errs = append(errs, c.o.Auth.Validate()...)
 	errs = append(errs, c.o.Monitoring.Validate()...)
 	errs = append(errs, c.o.Tracing.Validate()...)
 	errs = append(errs, c.o.Logging.Validate()...)
+	errs = append(errs, c.o.Checks.Validate()...)
+	errs = append(errs, c.o.Inherited.Validate()...)
 	errs = append(errs, c.validateListeners()...)
 	return errs
 }
@@ -134,7 +150,8 @@ func (c CompletedOptions) Validate() []error {
 // where, and whether there is a certificate for it.
 func (c CompletedOptions) validateListeners() []error {
 	var errs []error
-	clients := append(c.o.Client.ListenURLs.list(), c.o.Monitoring.ListenMetricsURLs.list()...)
+	clients := append(c.o.Client.ListenURLs.list(), c.o.Client.ListenHTTPURLs.list()...)
+	clients = append(clients, c.o.Monitoring.ListenMetricsURLs.list()...)
 	for _, u := range c.o.Groups.ListenURLs {
 		clients = append(clients, u.URL)
 	}
@@ -172,12 +189,16 @@ func (c CompletedOptions) Config() *CompletedConfig {
 	c.o.Cluster.applyTo(cfg)
 	c.o.Groups.applyTo(cfg)
 	c.o.Client.applyTo(cfg)
+	c.o.HTTP.applyTo(cfg)
 	c.o.Limits.applyTo(cfg)
 	c.o.WatchCache.applyTo(cfg)
 	c.o.Storage.applyTo(cfg)
 	c.o.Security.applyTo(cfg)
+	c.o.Auth.applyTo(cfg)
 	c.o.Monitoring.applyTo(cfg)
 	c.o.Tracing.applyTo(cfg)
 	c.o.Logging.applyTo(cfg)
+	c.o.Checks.applyTo(cfg)
+	c.o.Inherited.applyTo(cfg)
 	return cfg
 }

@@ -191,6 +191,7 @@ func (o *SecurityOptions) applyTo(c *CompletedConfig) {
 	c.TLS, c.PeerTLS = o.config(&o.Client), o.config(&o.Peer)
 	c.TLS.DialCertFile, c.TLS.DialKeyFile = "", "" // nothing here connects to itself
 	c.PeerTLS.CheckAddress = !o.Peer.SkipAddress
+	c.ClientCertAuth = o.Client.ClientCertAuth
 	c.AutoTLS, c.PeerAutoTLS = o.Client.AutoTLS, o.Peer.AutoTLS
 	c.SelfSignedYears = int(o.ValidityYears)
 	c.PeerTLS.SelfSigned = o.Peer.AutoTLS && o.Peer.CertFile == ""

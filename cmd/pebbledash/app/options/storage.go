@@ -2,6 +2,7 @@ package options
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -41,12 +42,12 @@ func (o *StorageOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.Uint64Var(&o.CatchUpEntries, "snapshot-catchup-entries", o.CatchUpEntries,
 		"Log entries kept for slow members when the log is truncated (0 for the default).")
 	fs.Int64Var(&o.QuotaBytes, "quota-backend-bytes", o.QuotaBytes,
-		"Most bytes that the store may hold. Accepted, but not yet enforced.")
+		"Most bytes that all versions of keys may take, before compression; 0 is the default of 2 GiB, less than 0 no bound. "+
+			"Who reaches it raises the alarm NOSPACE.")
 	fs.StringVar(&o.CompactionMode, "auto-compaction-mode", o.CompactionMode,
 		"How to read --auto-compaction-retention: \"periodic\" or \"revision\".")
 	fs.StringVar(&o.CompactionRetention, "auto-compaction-retention", o.CompactionRetention,
-		"History that the member keeps when it compacts by itself: hours or a duration, or a number of revisions; 0 is never. "+
-			"Accepted, but not yet done.")
+		"History that the member keeps when it compacts by itself: hours or a duration, or a number of revisions; 0 is never.")
 }
 
 // Validate returns everything that is wrong.
@@ -55,23 +56,28 @@ func (o *StorageOptions) Validate() []error {
 	if o.CompactionMode != compactionPeriodic && o.CompactionMode != compactionRevision {
 		errs = append(errs, fmt.Errorf("--auto-compaction-mode must be %q or %q, not %q",
 			compactionPeriodic, compactionRevision, o.CompactionMode))
-	} else if _, err := o.compacts(); err != nil {
+	} else if _, _, err := o.retention(); err != nil {
 		errs = append(errs, err)
 	}
 	return errs
 }
 
-// compacts reports whether the member shall compact by itself.
-func (o *StorageOptions) compacts() (bool, error) {
+// retention returns what history is kept, 0 and 0 for all.
+func (o *StorageOptions) retention() (period time.Duration, revisions int64, err error) {
 	if n, err := strconv.ParseInt(o.CompactionRetention, 10, 64); err == nil && n >= 0 {
-		return n > 0, nil
+		switch {
+		case o.CompactionMode == compactionRevision:
+			return 0, n, nil
+		case n <= math.MaxInt64/int64(time.Hour):
+			return time.Duration(n) * time.Hour, 0, nil
+		}
 	}
 	d, err := time.ParseDuration(o.CompactionRetention)
-	if err != nil || d < 0 || o.CompactionMode == compactionRevision {
-		return false, fmt.Errorf("--auto-compaction-retention %q is no retention for --auto-compaction-mode=%s",
+	if err != nil || d < 0 || 0 < d && d < time.Second || o.CompactionMode == compactionRevision {
+		return 0, 0, fmt.Errorf("--auto-compaction-retention %q is no retention for --auto-compaction-mode=%s",
 			o.CompactionRetention, o.CompactionMode)
 	}
-	return d > 0, nil
+	return d, 0, nil
 }
 
 func (o *StorageOptions) applyTo(c *CompletedConfig) {
@@ -83,11 +89,6 @@ func (o *StorageOptions) applyTo(c *CompletedConfig) {
 	if c.CatchUpEntries == 0 {
 		c.CatchUpEntries = defaultCatchUpCount
 	}
-	if o.QuotaBytes != 0 {
-		c.Warnings = append(c.Warnings, "--quota-backend-bytes is not yet enforced")
-	}
-	if on, _ := o.compacts(); on {
-		c.Warnings = append(c.Warnings,
-			"--auto-compaction-retention is not yet acted on: compact from outside, as kube-apiserver does")
-	}
+	c.QuotaBytes = o.QuotaBytes
+	c.CompactionPeriod, c.CompactionRevisions, _ = o.retention() // Validate has seen the error
 }
