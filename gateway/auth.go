@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"go.etcd.io/etcd/api/v3/authpb"
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/pebbledash/pebbledash/storage/auth"
+	"github.com/pebbledash/pebbledash/storage/evaluate"
 )
 
 // authServer serves etcd's Auth service. What it shows is as of now, wherever it was
@@ -63,6 +65,15 @@ func (s *authServer) Authenticate(ctx context.Context, r *pb.AuthenticateRequest
 				s.log.Warn("somebody could not be authenticated", slog.String("user", r.Name), slog.Any("err", err))
 			}
 			return nil, toGRPC(err)
+		}
+		if st.NeedsSecret() {
+			// The state comes from a snapshot. Who loses the race looks again.
+			secret := records(st.GiveSecret(newSecret()))
+			_, err := s.store.WriteRecords(ctx, authTable, st.Version(), secret)
+			if err != nil && !errors.Is(err, evaluate.ErrRecordsChanged) {
+				return nil, toGRPC(err)
+			}
+			continue
 		}
 		token, err := s.auth.tokens.Issue(st, r.Name)
 		if err != nil {

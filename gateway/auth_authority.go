@@ -21,9 +21,8 @@ import (
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
-// authTable is the table of records that has users and roles, part of the file
-// format.
-const authTable = "auth"
+// authTable is the table of records that has users and roles.
+const authTable = auth.Table
 
 // jsonHeader is in the metadata of a call that came as JSON. As in etcd nobody is
 // recognised by the certificate of who has passed it on.
@@ -212,7 +211,7 @@ func (a *authority) again(ctx context.Context) (asker, error) {
 	return a.as(ctx, st)
 }
 
-// doAs is do for a request that must be permitted.
+// doAs is doOn for a request that must be permitted.
 func (s *Server) doAs(ctx context.Context, by asker, op evaluate.Op, may rule) (evaluate.Result, error) {
 	for {
 		if err := may(by); err != nil {
@@ -271,15 +270,19 @@ func (s *Server) changeAuth(ctx context.Context, change func(st *auth.State) ([]
 		if err != nil || len(writes) == 0 {
 			return toGRPC(err)
 		}
-		records := make([]mvcc.RecordWrite, len(writes))
-		for i, w := range writes {
-			records[i] = mvcc.RecordWrite(w)
-		}
-		_, err = s.store.WriteRecords(ctx, authTable, by.Version(), records)
+		_, err = s.store.WriteRecords(ctx, authTable, by.Version(), records(writes))
 		if !errors.Is(err, evaluate.ErrRecordsChanged) {
 			return toGRPC(err)
 		}
 	}
+}
+
+func records(writes []auth.Write) []mvcc.RecordWrite {
+	rows := make([]mvcc.RecordWrite, len(writes))
+	for i, w := range writes {
+		rows[i] = mvcc.RecordWrite(w)
+	}
+	return rows
 }
 
 // newSecret returns what nobody can guess.

@@ -246,14 +246,9 @@ func (s *Server) beginStop() {
 	})
 }
 
-// do runs a request that may change something. Its wait is bounded, whatever
-// the client said.
-func (s *Server) do(ctx context.Context, op evaluate.Op) (evaluate.Result, error) {
-	return s.doOn(ctx, op, member.Basis{})
-}
-
-// doOn is do for a request that rests on a table of records, unless that has no
-// version. evaluate.ErrRecordsChanged says that it does not any more.
+// doOn runs a request that may change something. Its wait is bounded, whatever the
+// client said. The request rests on a table of records, unless that has no version;
+// evaluate.ErrRecordsChanged says that it does not any more.
 func (s *Server) doOn(ctx context.Context, op evaluate.Op, b member.Basis) (res evaluate.Result, err error) {
 	if err := s.quota.check(ctx, op); err != nil {
 		return evaluate.Result{}, err

@@ -9,6 +9,10 @@ import (
 	"sync"
 )
 
+// Table is the name of the table of records that has users and roles. Part of the file
+// format, and should not be changed.
+const Table = "auth"
+
 // Root is the user that must exist before authentication can be switched on, and
 // the role that may do everything.
 const Root = "root"

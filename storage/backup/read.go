@@ -187,17 +187,6 @@ func (f *File) StorageVersion() (version string, err error) {
 	return version, err
 }
 
-// AuthEnabled says whether authentication is switched on.
-func (f *File) AuthEnabled() (on bool, err error) {
-	err = guard(f.path, func() error {
-		return f.view(func(tx *bbolt.Tx) error {
-			on = bytes.Equal(rowOf(tx, bucketAuth, rowAuthEnabled), []byte{1})
-			return nil
-		})
-	})
-	return on, err
-}
-
 // Tables returns the rows of the small buckets.
 func (f *File) Tables() (Tables, error) {
 	tables := Tables{}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
@@ -73,11 +74,6 @@ func Restore(ctx context.Context, cfg RestoreConfig) (_ Restored, err error) {
 	}
 	if err := initial.CheckAdvertised(ctx, cfg.Name, cfg.PeerURLs, ResolveTCP); err != nil {
 		return Restored{}, err
-	}
-	if on, err := cfg.File.AuthEnabled(); err != nil {
-		return Restored{}, err
-	} else if on {
-		return Restored{}, errors.New("the snapshot has authentication switched on, which can't be restored yet: without it everybody could read everything; switch it off (etcdctl auth disable), and take the snapshot again")
 	}
 	remove, err := leftovers(cfg.FS, cfg.Dir)
 	if err != nil {
@@ -222,6 +218,9 @@ func restoreRows(ctx context.Context, cfg RestoreConfig, db *engine.DB, res *Res
 	if err != nil {
 		return err
 	}
+	if err := restoreUsers(cfg.File, to); err != nil {
+		return err
+	}
 	revision := max(last, compacted, mvcc.FirstRevision)
 	if cfg.BumpRevision > 0 {
 		revision += cfg.BumpRevision
@@ -229,4 +228,22 @@ func restoreRows(ctx context.Context, cfg RestoreConfig, db *engine.DB, res *Res
 	}
 	res.Revision, res.Compacted = revision, compacted
 	return to.Finish(revision, compacted, scrubbed)
+}
+
+// restoreUsers restores users and roles. Alarms are not: those of the members of before
+// mean nothing, and a quota that is reached raises its own.
+func restoreUsers(file *backup.File, to *mvcc.Restore) error {
+	tables, err := file.Tables()
+	if err != nil {
+		return err
+	}
+	writes, err := auth.FromBuckets(tables)
+	if err != nil || len(writes) == 0 {
+		return err
+	}
+	rows := make([]mvcc.RecordWrite, len(writes))
+	for i, w := range writes {
+		rows[i] = mvcc.RecordWrite(w)
+	}
+	return to.Records(auth.Table, rows)
 }

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
@@ -92,8 +93,19 @@ func (m *Member) newView(ctx context.Context) (*mvcc.View, error) {
 	}
 }
 
-// describe says who is in the cluster.
+// describe says who is in the cluster, and who may do what.
 func (m *Member) describe(src *backup.Source) error {
+	version, rows, err := src.View.Records(auth.Table)
+	if err != nil {
+		return err
+	}
+	users, err := auth.Load(version, rows)
+	if err != nil {
+		return err
+	}
+	if src.Tables, err = users.Buckets(); err != nil {
+		return err
+	}
 	row, err := src.View.ConfState()
 	if err != nil {
 		return err

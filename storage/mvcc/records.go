@@ -104,3 +104,34 @@ func (b *Batch) addRecords(r *effectReader) error {
 	b.keyBuf = g.recordKey(b.keyBuf[:0], table, "")
 	return b.pb.Set(b.keyBuf, binary.BigEndian.AppendUint64(nil, uint64(version)), nil)
 }
+
+// Records is Store.Records in the view.
+func (v *View) Records(table string) (version int64, rows map[string][]byte, err error) {
+	first := CoreGroup.recordKey(nil, table, "")
+	prefix := first[:len(first)-1]
+	rows = map[string][]byte{}
+	err = v.each(tableRecord, func(key, row []byte) (err error) {
+		name, ok := bytes.CutPrefix(key[:len(key)-1], prefix)
+		switch {
+		case !ok:
+		case len(name) > 0:
+			rows[string(name)] = bytes.Clone(row)
+		default:
+			version, err = recordsVersion(row)
+		}
+		return err
+	})
+	return version, rows, err
+}
+
+// Records makes a table of these rows, at version 1.
+func (r *Restore) Records(table string, rows []RecordWrite) error {
+	for _, w := range rows {
+		r.keyBuf = CoreGroup.recordKey(r.keyBuf[:0], table, w.Key)
+		if err := r.set(r.keyBuf, w.Value); err != nil {
+			return err
+		}
+	}
+	r.keyBuf = CoreGroup.recordKey(r.keyBuf[:0], table, "")
+	return r.set(r.keyBuf, encodeRevision(1))
+}

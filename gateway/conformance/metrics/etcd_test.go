@@ -16,7 +16,6 @@ import (
 
 // leftOut are the metrics of etcd that are not here, and why.
 var leftOut = map[string]string{
-
 	"etcd_debugging_disk_backend_commit_rebalance_duration_seconds": "bbolt's: there is no B+ tree",
 	"etcd_debugging_disk_backend_commit_spill_duration_seconds":     "bbolt's: there is no B+ tree",
 	"etcd_debugging_disk_backend_commit_write_duration_seconds":     "bbolt's: there is no B+ tree",
