@@ -285,11 +285,13 @@ func (v *verifier) attachRow(key, _ []byte) error {
 	}
 	lease := int64(binary.BigEndian.Uint64(key[tablePrefixLen:]))
 	user := append([]byte{}, key[tablePrefixLen+8:len(key)-1]...)
-	h, live, err := v.Head(user)
-	if err == nil && (!live || h.Lease != lease) {
+	switch h, live, err := v.Head(user); {
+	case err != nil:
+		v.damage("key %q, which is attached to lease %016x: %v", user, uint64(lease), err)
+	case !live || h.Lease != lease:
 		v.damage("key %q is attached to lease %016x, which its newest version does not name", user, uint64(lease))
 	}
-	return err
+	return nil
 }
 
 // small reads the tables that are small.

@@ -65,11 +65,13 @@ func newLook(
 		}
 		out := bufio.NewWriterSize(cmd.OutOrStdout(), 64<<10)
 		err = look(cmd, dir, out, *format, args)
-		err = errors.Join(err, out.Flush(), dir.Close())
 		if errors.Is(err, syscall.EPIPE) {
-			return nil // who read has seen enough
+			err = nil // who read has seen enough
 		}
-		return err
+		if flushed := out.Flush(); !errors.Is(flushed, syscall.EPIPE) {
+			err = errors.Join(err, flushed)
+		}
+		return errors.Join(err, dir.Close())
 	}
 	return cmd
 }
@@ -119,7 +121,7 @@ func verify(ctx context.Context, dir *inspect.Dir, out io.Writer, path string) e
 		line("group %s: %d keys, %d versions, %d bytes at revision %d; entries %d to %d of the log, %d not applied: %s",
 			v.Name, v.Rows.Keys, v.Rows.Versions, v.Rows.Bytes, v.Revision, v.First, v.Last, v.Unapplied(), state)
 	})
-	if err = errors.Join(err, failed); err != nil {
+	if err != nil {
 		return err
 	}
 	if damaged > 0 {
