@@ -108,7 +108,7 @@ $(GOLANGCI):
 .PHONY: conformance
 conformance: build
 	go test -C gateway/conformance -count=1
-	go test ./gateway/conformance/etcdctl ./gateway/conformance/json ./gateway/conformance/clients ./gateway/conformance/server ./gateway/conformance/cluster ./gateway/conformance/kubeadm ./gateway/conformance/serving ./gateway/conformance/snapshot -count=1
+	go test ./gateway/conformance/auth ./gateway/conformance/etcdctl ./gateway/conformance/json ./gateway/conformance/clients ./gateway/conformance/server ./gateway/conformance/cluster ./gateway/conformance/kubeadm ./gateway/conformance/serving ./gateway/conformance/snapshot -count=1
 	go test ./gateway/conformance/sequence -count=1 -v -ops 500
 
 .PHONY: sequence

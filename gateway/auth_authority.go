@@ -36,8 +36,8 @@ const jsonHeader = "grpcgateway-accept"
 //
 // What remains: a client whose write has arrived and whose permission is revoked
 // before it is evaluated; and watches, which like etcd's keep what they were created
-// with. While the table was never changed as far as this member knows, requests rest
-// on nothing.
+// with. A table that was never changed as far as this member knows is one to rest on
+// too: it may lag, and so not know that authentication is on.
 type authority struct {
 	store  Store
 	tokens auth.Tokens
@@ -126,8 +126,19 @@ type asker struct {
 	who auth.Identity
 }
 
-// asker says who asks.
-func (a *authority) asker(ctx context.Context) (asker, error) { return a.as(ctx, a.current()) }
+// asker says who asks. A token that is not good here may be one of a user, or of a
+// password, that has not come here yet.
+func (a *authority) asker(ctx context.Context) (asker, error) {
+	by, err := a.as(ctx, a.current())
+	if err == nil {
+		return by, nil
+	}
+	st, failed := a.now(ctx)
+	if failed != nil || st.Version() == by.Version() {
+		return by, err
+	}
+	return a.as(ctx, st)
+}
 
 // as says who asks, by a state. Nobody is asked for while authentication is off.
 func (a *authority) as(ctx context.Context, st *auth.State) (asker, error) {
@@ -213,8 +224,14 @@ func (a *authority) again(ctx context.Context) (asker, error) {
 
 // doAs is doOn for a request that must be permitted.
 func (s *Server) doAs(ctx context.Context, by asker, op evaluate.Op, may rule) (evaluate.Result, error) {
-	for {
-		if err := may(by); err != nil {
+	for fresh := false; ; fresh = true {
+		if err := may(by); err != nil && !fresh {
+			// What permits it may not be applied here yet.
+			if by, err = s.auth.again(ctx); err != nil {
+				return evaluate.Result{}, toGRPC(err)
+			}
+			continue
+		} else if err != nil {
 			return evaluate.Result{}, toGRPC(err)
 		}
 		b := by.basis()
@@ -230,17 +247,26 @@ func (s *Server) doAs(ctx context.Context, by asker, op evaluate.Op, may rule) (
 
 // readAs is the store's Read for a request that must be permitted.
 func (s *Server) readAs(ctx context.Context, by asker, op evaluate.Op, serializable bool, may rule) (evaluate.Result, error) {
-	for {
+	for fresh := serializable; ; fresh = true {
 		err := may(by)
 		if err == nil && by.who.Revision > by.Revision() {
 			err = auth.ErrAuthOldRevision // a token of another cluster; as in etcd it may write
+		}
+		if err != nil && !fresh {
+			if by, err = s.auth.again(ctx); err == nil {
+				continue
+			}
 		}
 		if err != nil {
 			return evaluate.Result{}, toGRPC(err)
 		}
 		var res evaluate.Result
 		if b := by.basis(); b.Version == 0 {
+			// What the read has waited for may be the first change.
 			res, err = s.store.Read(ctx, op, serializable)
+			if err == nil && s.auth.current().Version() > 0 {
+				err = evaluate.ErrRecordsChanged
+			}
 		} else {
 			res, err = s.store.ReadOn(ctx, op, serializable, b)
 		}

@@ -138,6 +138,16 @@ func (s *Server) streamAs(ctx context.Context, r *pb.RangeRequest) (asker, error
 	return by, toGRPC(err)
 }
 
+// stillMayRead is asked before anything of a stream is sent that was let pass while the
+// users were not known to have been changed ever: what it has waited for may be the
+// first change.
+func (s *Server) stillMayRead(ctx context.Context, by asker, r *pb.RangeRequest) error {
+	if by.Version() > 0 || s.auth.current().Version() == 0 {
+		return nil
+	}
+	return s.permitted(ctx, func(by asker) error { return by.CheckRange(by.who, r.Key, r.RangeEnd) })
+}
+
 // mayWatch returns why a watch is refused, with etcd's words for it. Who asks is who
 // has begun the stream, if that still counts; the watch itself is not checked again.
 func (s *Server) mayWatch(ctx context.Context, key, end []byte) (reason string) {

@@ -69,6 +69,9 @@ func (s *kvServer) RangeStream(r *pb.RangeRequest, stream grpc.ServerStreamingSe
 
 	var held []*mvccpb.KeyValue
 	send := func(a *pb.RangeResponse) error {
+		if err := s.stillMayRead(stream.Context(), by, r); err != nil {
+			return streamError{err}
+		}
 		if err := stream.Send(&pb.RangeStreamResponse{RangeResponse: a}); err != nil {
 			return streamError{err}
 		}

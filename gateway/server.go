@@ -247,8 +247,8 @@ func (s *Server) beginStop() {
 }
 
 // doOn runs a request that may change something. Its wait is bounded, whatever the
-// client said. The request rests on a table of records, unless that has no version;
-// evaluate.ErrRecordsChanged says that it does not any more.
+// client said. The request rests on a table of records, and evaluate.ErrRecordsChanged
+// says that it does not any more.
 func (s *Server) doOn(ctx context.Context, op evaluate.Op, b member.Basis) (res evaluate.Result, err error) {
 	if err := s.quota.check(ctx, op); err != nil {
 		return evaluate.Result{}, err
@@ -259,11 +259,7 @@ func (s *Server) doOn(ctx context.Context, op evaluate.Op, b member.Basis) (res 
 		bounded, cancel = context.WithTimeout(ctx, s.cfg.RequestTimeout)
 		defer cancel()
 	}
-	if b.Version == 0 {
-		res, err = s.store.Do(bounded, op)
-	} else {
-		res, err = s.store.DoOn(bounded, op, b)
-	}
+	res, err = s.store.DoOn(bounded, op, b)
 	if err == nil || errors.Is(err, evaluate.ErrRecordsChanged) {
 		return res, err
 	}

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"maps"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,8 +45,6 @@ func (tb *table) write(writes []Write) {
 	}
 	tb.version++
 }
-
-func (tb *table) clone() *table { return &table{tb.version, maps.Clone(tb.rows)} }
 
 func addUser(name string) change {
 	return func(st *State) ([]Write, error) { return st.AddUser(name, []byte("hash of "+name), false) }

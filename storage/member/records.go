@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
+	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
@@ -45,13 +46,13 @@ func (r *records) applied(tables []string) []string {
 // recordsChanged is told what core has applied.
 func (m *Member) recordsChanged(tables []string) {
 	tables = m.records.applied(tables)
+	if m.cfg.RecordsChanged != nil {
+		for _, t := range tables {
+			m.cfg.RecordsChanged(t)
+		}
+	}
+	// Last: who has waited for the change goes by what was told of it.
 	m.records.changed.tell()
-	if m.cfg.RecordsChanged == nil {
-		return
-	}
-	for _, t := range tables {
-		m.cfg.RecordsChanged(t)
-	}
 }
 
 // Records returns a table of the cluster's records and its version, the number of its
@@ -79,9 +80,18 @@ func (m *Member) Records(name string) (version int64, rows map[string][]byte, er
 
 // RecordsNow is Records with everything that was acknowledged before the call.
 func (m *Member) RecordsNow(ctx context.Context, name string) (version int64, rows map[string][]byte, err error) {
-	reply, err := m.atSequencer(ctx, methodRecords, []byte(name))
-	if err != nil {
-		return 0, nil, err
+	ctx, cancel := m.bounded(ctx)
+	defer cancel()
+	var reply []byte
+	for {
+		// A question that was lost with its sequencer is asked again.
+		reply, err = m.atSequencer(ctx, methodRecords, []byte(name))
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, group.ErrLeaderChanged) || ctx.Err() != nil {
+			return 0, nil, err
+		}
 	}
 	least, n := binary.Uvarint(reply)
 	if n <= 0 {

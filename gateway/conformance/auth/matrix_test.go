@@ -50,12 +50,6 @@ func (c *caller) call(t *testing.T, what call) string {
 	return what.do(ctx, c.conn)
 }
 
-// member is a server with what the tests need in it.
-type member struct {
-	*server.Server
-	conn *grpc.ClientConn
-}
-
 // target is what is tested.
 func target(t *testing.T) string {
 	t.Helper()
