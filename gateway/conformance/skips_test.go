@@ -18,11 +18,6 @@ type skip struct {
 var skips = []skip{
 	{server.Etcd, "TestTxnDuplicateKeyFromKeyOn", "etcd 3.7.3 dies of it, and again at each start"},
 	{server.Etcd, "TestRangeStreamTargetWithoutOrder", "etcd 3.7.3 sorts each chunk for itself and sends keys twice"},
-
-	{server.Pebbledash, "TestAlarm", "alarms can not be raised yet"},
-	{server.Pebbledash, "TestAlarmAfterRestart", "alarms can not be raised yet"},
-	{server.Pebbledash, "TestHTTP/an_alarm_makes_it_unhealthy", "alarms can not be raised yet"},
-	{server.Pebbledash, "TestCluster", "a cluster has one member yet"},
 }
 
 var (
