@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"maps"
-	"slices"
 	"sync"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
@@ -16,9 +14,10 @@ import (
 // records are the tables of the cluster's records (storage/mvcc, records.go) that
 // were asked for, as core has them applied here.
 type records struct {
-	mu sync.Mutex // guards the field below; core's store is read under it
-	// tables has every name that was asked for, nil where it must be read anew.
-	tables map[string]*table
+	mu sync.Mutex // is held by who changes the field below; core's store is read under it
+	// tables has every name that was asked for, with a *table, nil where it must be read
+	// anew. Every write looks one up, and waits for nobody.
+	tables sync.Map
 	// changed is told after every change.
 	changed news
 }
@@ -33,11 +32,14 @@ func (r *records) applied(tables []string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if tables == nil {
-		tables = slices.Collect(maps.Keys(r.tables))
+		r.tables.Range(func(name, _ any) bool {
+			tables = append(tables, name.(string))
+			return true
+		})
 	}
 	for _, t := range tables {
-		if _, ok := r.tables[t]; ok {
-			r.tables[t] = nil
+		if _, ok := r.tables.Load(t); ok {
+			r.tables.Store(t, (*table)(nil))
 		}
 	}
 	return tables
@@ -60,21 +62,19 @@ func (m *Member) recordsChanged(tables []string) {
 // is one of the disk.
 func (m *Member) Records(name string) (version int64, rows map[string][]byte, err error) {
 	r := &m.records
+	if v, ok := r.tables.Load(name); ok && v.(*table) != nil {
+		t := v.(*table)
+		return t.version, t.rows, nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := r.tables[name]
-	if t == nil {
-		// Core forgets a table after it has applied a change: what is read here is
-		// never kept for longer than that.
-		t = new(table)
-		if t.version, t.rows, err = m.core.store.Records(name); err != nil {
-			return 0, nil, err
-		}
-		if r.tables == nil {
-			r.tables = map[string]*table{}
-		}
-		r.tables[name] = t
+	// Core forgets a table after it has applied a change: what is read here is never
+	// kept for longer than that.
+	t := new(table)
+	if t.version, t.rows, err = m.core.store.Records(name); err != nil {
+		return 0, nil, err
 	}
+	r.tables.Store(name, t)
 	return t.version, t.rows, nil
 }
 
