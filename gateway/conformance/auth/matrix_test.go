@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/pebbledash/pebbledash/gateway/conformance/certs"
 	"github.com/pebbledash/pebbledash/gateway/conformance/server"
 )
 
@@ -143,15 +144,21 @@ func TestMatrix(t *testing.T) {
 	}
 	binary := target(t)
 	plain := server.Run(t, server.Config{Binary: binary, Args: []string{"--bcrypt-cost=4"}})
-	ca := newAuthority(t)
-	ca.put(t, "server", ca.issue(t, ""))
+	ca, err := certs.New(t.TempDir(), "authority")
+	require.NoError(t, err)
+	require.NoError(t, ca.Issue("server", "", "127.0.0.1"))
+	with := func(cn string) *tls.Config {
+		cfg, err := ca.Client(cn)
+		require.NoError(t, err)
+		return cfg
+	}
 	urls, err := server.FreeURLs(1)
 	require.NoError(t, err)
 	secure := server.Run(t, server.Config{
 		Binary: binary, ClientURL: strings.Replace(urls[0], "http:", "https:", 1),
 		Args: []string{
-			"--bcrypt-cost=4", "--client-cert-auth", "--trusted-ca-file=" + ca.path("ca.crt"),
-			"--cert-file=" + ca.path("server.crt"), "--key-file=" + ca.path("server.key"),
+			"--bcrypt-cost=4", "--client-cert-auth", "--trusted-ca-file=" + ca.Path("ca.crt"),
+			"--cert-file=" + ca.Path("server.crt"), "--key-file=" + ca.Path("server.key"),
 		},
 	})
 	conn := dial(t, plain, nil)
@@ -166,10 +173,10 @@ func TestMatrix(t *testing.T) {
 		{"dave, without a role", conn, []string{"authorization", "Bearer " + token(t, conn, "dave")}},
 		as("alice"), as("bob"), as("carol"), as("root"),
 	}
-	conn = dial(t, secure, ca.as(t, "root"))
+	conn = dial(t, secure, with("root"))
 	fill(t, conn)
 	named := func(cn string) caller {
-		return caller{fmt.Sprintf("the name %q", cn), dial(t, secure, ca.as(t, cn)), nil}
+		return caller{fmt.Sprintf("the name %q", cn), dial(t, secure, with(cn)), nil}
 	}
 	callers = append(
 		callers, named(""), named("mallory"), named("dave"), named("alice"), named("cert"),

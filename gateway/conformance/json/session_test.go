@@ -21,6 +21,7 @@ import (
 	"github.com/gorilla/websocket"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/gateway/conformance/certs"
 	"github.com/pebbledash/pebbledash/gateway/conformance/server"
 )
 
@@ -99,9 +100,13 @@ func (s *session) serve(t *testing.T, secure bool, flags ...string) {
 		urls, err := server.FreeURLs(1)
 		require.NoError(t, err)
 		cfg.ClientURL = strings.Replace(urls[0], "http:", "https:", 1)
-		var more []string
-		s.tls, more = certificates(t)
-		cfg.Args = append(cfg.Args, more...)
+		ca, err := certs.New(t.TempDir(), "authority")
+		require.NoError(t, err)
+		require.NoError(t, ca.Issue("server", "server", "127.0.0.1"))
+		s.tls, err = ca.Client("client")
+		require.NoError(t, err)
+		cfg.Args = append(cfg.Args, "--trusted-ca-file="+ca.Path("ca.crt"), "--client-cert-auth",
+			"--cert-file="+ca.Path("server.crt"), "--key-file="+ca.Path("server.key"))
 	}
 	s.server = server.Run(t, cfg)
 	s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: s.tls}}

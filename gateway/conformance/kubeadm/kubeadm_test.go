@@ -3,7 +3,6 @@ package kubeadm
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -128,8 +127,7 @@ func TestStaticPod(t *testing.T) {
 	ca, err := certs.New(folder, "etcd-ca")
 	require.NoError(t, err)
 	for file, name := range map[string]string{
-		"server": node, "peer": node, "healthcheck-client": "kube-etcd-healthcheck-client",
-		"apiserver-etcd-client": "kube-apiserver-etcd-client",
+		"server": node, "peer": node,
 	} {
 		require.NoError(t, ca.Issue(file, name, "localhost", node, "127.0.0.1", "::1"))
 	}
@@ -195,10 +193,8 @@ func TestStaticPod(t *testing.T) {
 		require.NoError(t, probe(ctx, metrics+path), path)
 	}
 
-	put := func(certificate string) error {
-		c, err := clientv3.New(clientv3.Config{
-			Endpoints: []string{secure(1)}, Logger: zap.NewNop(), TLS: clientTLS(t, ca, certificate),
-		})
+	put := func(how *tls.Config) error {
+		c, err := clientv3.New(clientv3.Config{Endpoints: []string{secure(1)}, Logger: zap.NewNop(), TLS: how})
 		require.NoError(t, err)
 		defer func() { require.NoError(t, c.Close()) }()
 		bounded, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -206,8 +202,10 @@ func TestStaticPod(t *testing.T) {
 		_, err = c.Put(bounded, "/registry/health", "ok")
 		return err
 	}
-	require.NoError(t, put("apiserver-etcd-client"))
-	require.Error(t, put(""), "a client without a certificate is let in")
+	apiserver, err := ca.Client("kube-apiserver-etcd-client")
+	require.NoError(t, err)
+	require.NoError(t, put(apiserver))
+	require.Error(t, put(ca.Anonymous()), "a client without a certificate is let in")
 }
 
 // probe does what the kubelet does: any answer from 200 to 399 is success.
@@ -229,18 +227,4 @@ func probe(ctx context.Context, target string) error {
 		return fmt.Errorf("%s: %s", target, resp.Status)
 	}
 	return nil
-}
-
-func clientTLS(t *testing.T, ca *certs.Authority, certificate string) *tls.Config {
-	t.Helper()
-	trusted, err := os.ReadFile(ca.Path("ca.crt"))
-	require.NoError(t, err)
-	cfg := &tls.Config{RootCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
-	require.True(t, cfg.RootCAs.AppendCertsFromPEM(trusted))
-	if certificate != "" {
-		pair, err := tls.LoadX509KeyPair(ca.Path(certificate+".crt"), ca.Path(certificate+".key"))
-		require.NoError(t, err)
-		cfg.Certificates = []tls.Certificate{pair}
-	}
-	return cfg
 }
