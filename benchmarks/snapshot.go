@@ -114,11 +114,9 @@ func fill(ctx context.Context, address string, bytes int64) error {
 		kv := pb.NewKVClient(conn)
 		for j := range snapshotClients / snapshotConns {
 			all.Go(func() {
-				value := make([]byte, snapshotValue)
+				value, random := make([]byte, snapshotValue), rand.NewChaCha8([32]byte{byte(i), byte(j)})
 				for k := next.Add(1); k <= n && ctx.Err() == nil; k = next.Add(1) {
-					for b := range value {
-						value[b] = byte(rand.Uint32())
-					}
+					_, _ = random.Read(value) // never fails
 					key := fmt.Appendf(nil, "%snamespace-%d/%09d", families[k%4], k%50, k)
 					if _, err := kv.Put(ctx, &pb.PutRequest{Key: key, Value: value}); err != nil {
 						errs[i*snapshotClients/snapshotConns+j] = err

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/member"
@@ -183,10 +184,22 @@ func (a *alarms) raise(ctx context.Context, al alarm) {
 	}
 }
 
+var (
+	errNoSuchAlarm       = status.Error(codes.InvalidArgument, "pebbledash: no such alarm")
+	errNoSuchAlarmAction = status.Error(codes.InvalidArgument, "pebbledash: no such alarm action")
+)
+
 // Alarm lists, raises and disarms alarms.
 //
 // An action that does not exist makes etcd fail for good: it is in its log.
 func (s *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	may := admin
+	if r.Action == pb.AlarmRequest_GET {
+		may = somebody
+	}
+	if err := s.permitted(ctx, may); err != nil {
+		return nil, err
+	}
 	resp := &pb.AlarmResponse{}
 	al := alarm{kind: r.Alarm, member: r.MemberID}
 	switch r.Action {
@@ -218,6 +231,3 @@ func (s *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.
 	resp.Header = s.header(0)
 	return resp, nil
 }
-
-// alarmProblem is what an alarm says to who asks for health.
-func alarmProblem(k pb.AlarmType) error { return fmt.Errorf("alarm activated: %s", k) }

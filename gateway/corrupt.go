@@ -12,13 +12,10 @@ import (
 // CorruptCheckTime, and every CompactHashCheckTime if there was a compaction. Who
 // differs raises the alarm CORRUPT.
 func (s *Server) watchMembers() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	s.background.Go(func() {
-		<-s.stopping
-		cancel()
-	})
-	always, compactions := s.every(s.cfg.CorruptCheckTime), s.every(s.cfg.CompactHashCheckTime)
+	always, stopAlways := s.every(s.cfg.CorruptCheckTime)
+	defer stopAlways()
+	compactions, stopCompactions := s.every(s.cfg.CompactHashCheckTime)
+	defer stopCompactions()
 	compacted := s.store.Compacted()
 	for {
 		select {
@@ -34,21 +31,17 @@ func (s *Server) watchMembers() {
 			continue
 		}
 		compacted = s.store.Compacted()
-		s.compareMembers(ctx)
+		s.compareMembers(s.lifetime)
 	}
 }
 
-// every returns when to do something, never if d is 0, until the server stops.
-func (s *Server) every(d time.Duration) <-chan time.Time {
+// every returns when to do something, never if d is 0, until stop is called.
+func (s *Server) every(d time.Duration) (when <-chan time.Time, stop func()) {
 	if d == 0 {
-		return nil
+		return nil, func() {}
 	}
 	ticker := s.clock.NewTicker(d)
-	s.background.Go(func() {
-		<-s.stopping
-		ticker.Stop()
-	})
-	return ticker.C()
+	return ticker.C(), ticker.Stop
 }
 
 func (s *Server) compareMembers(ctx context.Context) {
@@ -66,4 +59,15 @@ func (s *Server) compareMembers(ctx context.Context) {
 	for _, id := range c.Different {
 		s.alarms.raise(ctx, alarm{kind: pb.AlarmType_CORRUPT, member: id})
 	}
+}
+
+// refusedWhenCorrupt says whether a request is one that etcd refuses while members
+// are known to differ.
+func refusedWhenCorrupt(req any) bool {
+	switch req.(type) {
+	case *pb.RangeRequest, *pb.PutRequest, *pb.DeleteRangeRequest, *pb.TxnRequest, *pb.CompactionRequest,
+		*pb.LeaseGrantRequest, *pb.LeaseRevokeRequest:
+		return true
+	}
+	return false
 }

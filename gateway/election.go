@@ -25,75 +25,63 @@ const nobody = -1
 
 // Campaign waits until the caller leads. Who leaves does not stand any more.
 func (s *electionServer) Campaign(ctx context.Context, r *electionpb.CampaignRequest) (*electionpb.CampaignResponse, error) {
-	client, ctx, end, err := s.callAs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	session, err := orphan(ctx, client, r.Lease)
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	e := concurrency.NewElection(session, string(r.Name))
-	if err := e.Campaign(ctx, string(r.Value)); err != nil {
-		return nil, because(ctx, err)
-	}
-	return &electionpb.CampaignResponse{
-		Header: e.Header(),
-		Leader: &electionpb.LeaderKey{Name: r.Name, Key: []byte(e.Key()), Rev: e.Rev(), Lease: int64(session.Lease())},
-	}, nil
+	return asCaller(ctx, s.Server, func(ctx context.Context, client *clientv3.Client) (*electionpb.CampaignResponse, error) {
+		session, err := orphan(ctx, client, r.Lease)
+		if err != nil {
+			return nil, err
+		}
+		e := concurrency.NewElection(session, string(r.Name))
+		if err := e.Campaign(ctx, string(r.Value)); err != nil {
+			return nil, err
+		}
+		return &electionpb.CampaignResponse{
+			Header: e.Header(),
+			Leader: &electionpb.LeaderKey{Name: r.Name, Key: []byte(e.Key()), Rev: e.Rev(), Lease: int64(session.Lease())},
+		}, nil
+	})
 }
 
 // Proclaim gives the leader another value.
 func (s *electionServer) Proclaim(ctx context.Context, r *electionpb.ProclaimRequest) (*electionpb.ProclaimResponse, error) {
-	client, ctx, end, err := s.callAs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	e, err := resume(ctx, client, r.Leader)
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	if err := e.Proclaim(ctx, string(r.Value)); err != nil {
-		return nil, because(ctx, err)
-	}
-	return &electionpb.ProclaimResponse{Header: e.Header()}, nil
+	return asCaller(ctx, s.Server, func(ctx context.Context, client *clientv3.Client) (*electionpb.ProclaimResponse, error) {
+		e, err := resume(ctx, client, r.Leader)
+		if err != nil {
+			return nil, err
+		}
+		if err := e.Proclaim(ctx, string(r.Value)); err != nil {
+			return nil, err
+		}
+		return &electionpb.ProclaimResponse{Header: e.Header()}, nil
+	})
 }
 
 // Resign lets the next one lead.
 func (s *electionServer) Resign(ctx context.Context, r *electionpb.ResignRequest) (*electionpb.ResignResponse, error) {
-	client, ctx, end, err := s.callAs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	e, err := resume(ctx, client, r.Leader)
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	if err := e.Resign(ctx); err != nil {
-		return nil, because(ctx, err)
-	}
-	return &electionpb.ResignResponse{Header: e.Header()}, nil
+	return asCaller(ctx, s.Server, func(ctx context.Context, client *clientv3.Client) (*electionpb.ResignResponse, error) {
+		e, err := resume(ctx, client, r.Leader)
+		if err != nil {
+			return nil, err
+		}
+		if err := e.Resign(ctx); err != nil {
+			return nil, err
+		}
+		return &electionpb.ResignResponse{Header: e.Header()}, nil
+	})
 }
 
 // Leader says who leads.
 func (s *electionServer) Leader(ctx context.Context, r *electionpb.LeaderRequest) (*electionpb.LeaderResponse, error) {
-	client, ctx, end, err := s.callAs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	session, err := orphan(ctx, client, nobody)
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	resp, err := concurrency.NewElection(session, string(r.Name)).Leader(ctx)
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	return &electionpb.LeaderResponse{Header: resp.Header, Kv: resp.Kvs[0]}, nil
+	return asCaller(ctx, s.Server, func(ctx context.Context, client *clientv3.Client) (*electionpb.LeaderResponse, error) {
+		session, err := orphan(ctx, client, nobody)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := concurrency.NewElection(session, string(r.Name)).Leader(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &electionpb.LeaderResponse{Header: resp.Header, Kv: resp.Kvs[0]}, nil
+	})
 }
 
 // Observe tells who leads, and every value, until the caller leaves.

@@ -76,7 +76,7 @@ func (s *Server) linearizableRead() check {
 func (s *Server) dataCorruption() check {
 	return check{"data_corruption", func(context.Context) error {
 		if s.alarms.now.Load().corrupt {
-			return alarmProblem(pb.AlarmType_CORRUPT)
+			return fmt.Errorf("alarm activated: %s", pb.AlarmType_CORRUPT)
 		}
 		return nil
 	}}

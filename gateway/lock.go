@@ -18,34 +18,28 @@ type lockServer struct {
 
 // Lock waits for a lock. Who leaves gives up its place.
 func (s *lockServer) Lock(ctx context.Context, r *lockpb.LockRequest) (*lockpb.LockResponse, error) {
-	client, ctx, end, err := s.callAs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	session, err := orphan(ctx, client, r.Lease)
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	m := concurrency.NewMutex(session, string(r.Name))
-	if err := m.Lock(ctx); err != nil {
-		return nil, because(ctx, err)
-	}
-	return &lockpb.LockResponse{Header: m.Header(), Key: []byte(m.Key())}, nil
+	return asCaller(ctx, s.Server, func(ctx context.Context, client *clientv3.Client) (*lockpb.LockResponse, error) {
+		session, err := orphan(ctx, client, r.Lease)
+		if err != nil {
+			return nil, err
+		}
+		m := concurrency.NewMutex(session, string(r.Name))
+		if err := m.Lock(ctx); err != nil {
+			return nil, err
+		}
+		return &lockpb.LockResponse{Header: m.Header(), Key: []byte(m.Key())}, nil
+	})
 }
 
 // Unlock gives a lock up.
 func (s *lockServer) Unlock(ctx context.Context, r *lockpb.UnlockRequest) (*lockpb.UnlockResponse, error) {
-	client, ctx, end, err := s.callAs(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer end()
-	resp, err := client.Delete(ctx, string(r.Key))
-	if err != nil {
-		return nil, because(ctx, err)
-	}
-	return &lockpb.UnlockResponse{Header: resp.Header}, nil
+	return asCaller(ctx, s.Server, func(ctx context.Context, client *clientv3.Client) (*lockpb.UnlockResponse, error) {
+		resp, err := client.Delete(ctx, string(r.Key))
+		if err != nil {
+			return nil, err
+		}
+		return &lockpb.UnlockResponse{Header: resp.Header}, nil
+	})
 }
 
 // orphan is a session of somebody else's lease, which is not kept alive here. Lease

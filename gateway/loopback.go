@@ -228,6 +228,19 @@ func (kv firmKV) Txn(ctx context.Context) clientv3.Txn {
 	return kv.KV.Txn(context.WithoutCancel(ctx))
 }
 
+// asCaller does a call by calls in the name of its caller (callAs).
+func asCaller[R any](
+	ctx context.Context, s *Server, do func(context.Context, *clientv3.Client) (*R, error),
+) (*R, error) {
+	client, ctx, end, err := s.callAs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	r, err := do(ctx, client)
+	return r, because(ctx, err)
+}
+
 // because is the error of a call that callAs was for: the server's end explains
 // what came of it.
 func because(bound context.Context, err error) error {

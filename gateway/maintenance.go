@@ -11,14 +11,18 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maintenanceServer serves etcd's Maintenance service.
+// maintenanceServer serves etcd's Maintenance service for those who may: all of it for
+// administrators, and what only shows something for everybody who is somebody.
 type maintenanceServer struct {
 	*Server
 	pb.UnsafeMaintenanceServer
 }
 
 // Status tells how this member is doing.
-func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+func (s *maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	if err := s.permitted(ctx, somebody); err != nil {
+		return nil, err
+	}
 	st := s.store.Status()
 	resp := &pb.StatusResponse{
 		Header:           s.header(0),
@@ -43,15 +47,13 @@ func (s *maintenanceServer) Status(context.Context, *pb.StatusRequest) (*pb.Stat
 	return resp, nil
 }
 
-var (
-	errNoSuchAlarm       = status.Error(codes.InvalidArgument, "pebbledash: no such alarm")
-	errNoSuchAlarmAction = status.Error(codes.InvalidArgument, "pebbledash: no such alarm action")
-)
-
 // Defragment has nothing to do but wait for what the last compaction frees: the store
 // gives space back by itself. Cron jobs that defragment etcd go on working, and who
 // compacts, defragments and disarms the alarm has the space.
 func (s *maintenanceServer) Defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	s.defragmented.Do(func() {
 		s.log.Info("defragmentation was requested; this store needs none: the request is answered when what the last compaction frees is deleted")
 	})
@@ -63,6 +65,9 @@ func (s *maintenanceServer) Defragment(ctx context.Context, _ *pb.DefragmentRequ
 
 // Hash hashes the whole store.
 func (s *maintenanceServer) Hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	hash, revision, err := s.store.Hash(ctx)
 	if err != nil {
 		return nil, toGRPC(err)
@@ -72,6 +77,9 @@ func (s *maintenanceServer) Hash(ctx context.Context, _ *pb.HashRequest) (*pb.Ha
 
 // HashKV hashes the keys as they were at a revision.
 func (s *maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*pb.HashKVResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	h, err := s.store.HashKV(ctx, r.Revision)
 	if err != nil {
 		return nil, toGRPC(err)
@@ -86,6 +94,9 @@ func (s *maintenanceServer) HashKV(ctx context.Context, r *pb.HashKVRequest) (*p
 
 // MoveLeader hands leadership to another member; to the leader it is done already.
 func (s *maintenanceServer) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	leader := s.headers.raft.Leader()
 	if leader != s.headers.memberID {
 		return nil, rpctypes.ErrGRPCNotLeader
@@ -105,7 +116,10 @@ func (s *maintenanceServer) MoveLeader(ctx context.Context, r *pb.MoveLeaderRequ
 
 // Downgrade refuses: another version can not read this store in place. To
 // cancel what can not be begun is no error, as in etcd.
-func (s *maintenanceServer) Downgrade(_ context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+func (s *maintenanceServer) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	if err := s.permitted(ctx, admin); err != nil {
+		return nil, err
+	}
 	switch r.Action {
 	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
 		if !clusterVersion(r.Version) {

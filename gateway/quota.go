@@ -119,14 +119,3 @@ func grows(op evaluate.Op, r *route.Table) (mask uint64) {
 	}
 	return mask
 }
-
-// refusedWhenCorrupt says whether a request is one that etcd refuses while members
-// are known to differ.
-func refusedWhenCorrupt(req any) bool {
-	switch req.(type) {
-	case *pb.RangeRequest, *pb.PutRequest, *pb.DeleteRangeRequest, *pb.TxnRequest, *pb.CompactionRequest,
-		*pb.LeaseGrantRequest, *pb.LeaseRevokeRequest:
-		return true
-	}
-	return false
-}

@@ -113,7 +113,7 @@ func New(cfg Config, store Store) *Server {
 	pb.RegisterWatchServer(s.grpc, newWatchServer(s))
 	pb.RegisterLeaseServer(s.grpc, &leaseServer{Server: s})
 	pb.RegisterClusterServer(s.grpc, &clusterServer{Server: s})
-	pb.RegisterMaintenanceServer(s.grpc, guardedMaintenance{&maintenanceServer{Server: s}})
+	pb.RegisterMaintenanceServer(s.grpc, &maintenanceServer{Server: s})
 	pb.RegisterAuthServer(s.grpc, &authServer{Server: s})
 	lockpb.RegisterLockServer(s.grpc, &lockServer{Server: s})
 	electionpb.RegisterElectionServer(s.grpc, &electionServer{Server: s})

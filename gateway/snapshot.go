@@ -15,6 +15,9 @@ const snapshotChunk = 64 << 10
 // Snapshot sends a backup in etcd's file format. The checksum at its end is a message
 // of its own, as etcd has it.
 func (s *maintenanceServer) Snapshot(_ *pb.SnapshotRequest, stream grpc.ServerStreamingServer[pb.SnapshotResponse]) error {
+	if err := s.permitted(stream.Context(), admin); err != nil {
+		return err
+	}
 	start := s.clock.Now()
 	out := &snapshotSender{stream: stream, version: s.cfg.StorageVersion, buf: make([]byte, 0, snapshotChunk)}
 	err := s.store.Snapshot(stream.Context(), s.cfg.StorageVersion, s.cfg.ClusterVersion, func(size int64) io.Writer {

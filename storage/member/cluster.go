@@ -166,14 +166,16 @@ type memberChange struct {
 	// Again says that nobody knows what came of an attempt before: what it may have
 	// made is no reason to refuse.
 	Again bool `json:"again,omitempty"`
-	// List changes nothing: the members are asked for as they are.
-	List bool `json:"list,omitempty"`
 }
 
 // MembersNow returns the cluster's members with every change that was acknowledged
 // before the call.
 func (m *Member) MembersNow(ctx context.Context) ([]Info, error) {
-	return m.changeMembers(ctx, memberChange{List: true})
+	reply, err := m.ask(ctx, methodMembersNow, nil)
+	if err != nil {
+		return nil, err
+	}
+	return decodeMembers(reply)
 }
 
 // MemberAdd adds a member with these peer URLs, which must be as ParseURLs
@@ -228,6 +230,15 @@ func (m *Member) changeMembers(ctx context.Context, change memberChange) ([]Info
 		}
 		change.Again = true
 	}
+	return decodeMembers(reply)
+}
+
+type membersAnswer struct {
+	Members  []Info `json:"members"`
+	Learners []bool `json:"learners"`
+}
+
+func decodeMembers(reply []byte) ([]Info, error) {
 	var answer membersAnswer
 	if err := json.Unmarshal(reply, &answer); err != nil {
 		return nil, fmt.Errorf("member: bad answer of the leader: %w", err)
@@ -238,9 +249,13 @@ func (m *Member) changeMembers(ctx context.Context, change memberChange) ([]Info
 	return answer.Members, nil
 }
 
-type membersAnswer struct {
-	Members  []Info `json:"members"`
-	Learners []bool `json:"learners"`
+// serveMembersNow is MembersNow at the sequencer. Who confirms that it reigns has
+// applied what was acknowledged.
+func (m *Member) serveMembersNow(ctx context.Context) ([]byte, error) {
+	if _, err := m.pointHere(ctx, 0); err != nil {
+		return nil, err
+	}
+	return m.answerMembers()
 }
 
 // serveMembers is changeMembers at the sequencer.
@@ -248,13 +263,6 @@ func (m *Member) serveMembers(ctx context.Context, payload []byte) ([]byte, erro
 	var change memberChange
 	if err := json.Unmarshal(payload, &change); err != nil {
 		return nil, err
-	}
-	if change.List {
-		// Who confirms that it reigns has applied what was acknowledged.
-		if _, err := m.pointHere(ctx, 0); err != nil {
-			return nil, err
-		}
-		return m.answerMembers()
 	}
 	m.cluster.change.Lock()
 	defer m.cluster.change.Unlock()

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
-	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
@@ -80,18 +79,9 @@ func (m *Member) Records(name string) (version int64, rows map[string][]byte, er
 
 // RecordsNow is Records with everything that was acknowledged before the call.
 func (m *Member) RecordsNow(ctx context.Context, name string) (version int64, rows map[string][]byte, err error) {
-	ctx, cancel := m.bounded(ctx)
-	defer cancel()
-	var reply []byte
-	for {
-		// A question that was lost with its sequencer is asked again.
-		reply, err = m.atSequencer(ctx, methodRecords, []byte(name))
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, group.ErrLeaderChanged) || ctx.Err() != nil {
-			return 0, nil, err
-		}
+	reply, err := m.ask(ctx, methodRecords, []byte(name))
+	if err != nil {
+		return 0, nil, err
 	}
 	least, n := binary.Uvarint(reply)
 	if n <= 0 {

@@ -26,6 +26,7 @@ const (
 	// methodJoin is asked of any member, by one that does not know the cluster.
 	methodJoin
 	methodRecords
+	methodMembersNow
 	// methodHash is asked of any member.
 	methodHash
 	// methodDoOn is methodDo with a Basis before the request.
@@ -135,6 +136,19 @@ func (m *Member) atSequencer(ctx context.Context, method byte, payload []byte) (
 	return reply, err
 }
 
+// ask is atSequencer for a question, which changes nothing: one that was lost with its
+// sequencer is asked again.
+func (m *Member) ask(ctx context.Context, method byte, payload []byte) ([]byte, error) {
+	ctx, cancel := m.bounded(ctx)
+	defer cancel()
+	for {
+		reply, err := m.atSequencer(ctx, method, payload)
+		if !errors.Is(err, group.ErrLeaderChanged) || ctx.Err() != nil {
+			return reply, err
+		}
+	}
+}
+
 // call asks the sequencer, which is another member.
 func (m *Member) call(ctx context.Context, method byte, payload []byte) ([]byte, error) {
 	leader := m.core.Status().Leader
@@ -176,6 +190,8 @@ func (m *Member) serve(ctx context.Context, method byte, payload []byte) ([]byte
 		return m.serveMembers(ctx, payload)
 	case methodRecords:
 		return m.serveRecords(ctx, payload)
+	case methodMembersNow:
+		return m.serveMembersNow(ctx)
 	case methodDoOn:
 		return m.serveDoOn(ctx, payload)
 	}

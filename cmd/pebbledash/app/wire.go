@@ -58,9 +58,10 @@ type joined struct {
 	serving atomic.Pointer[gateway.Server]
 	// failed gets what the member can't go on from.
 	failed chan error
-	// stopping is closed by Stop.
-	stopping chan struct{}
-	// background are what works beside calls, until stopping.
+	// lifetime is ended by Stop.
+	lifetime context.Context
+	end      context.CancelFunc
+	// background are what works beside calls, until the end.
 	background sync.WaitGroup
 	// ballast is never touched, so that it takes no memory.
 	ballast []byte
@@ -74,7 +75,8 @@ func open(env *Env) (server, error) {
 	if err != nil {
 		return nil, err
 	}
-	j := &joined{env: env, failed: make(chan error, 1), stopping: make(chan struct{})}
+	j := &joined{env: env, failed: make(chan error, 1)}
+	j.lifetime, j.end = context.WithCancel(context.Background())
 	limits, err := admission.New(admission.Config{
 		MaxInflight:         c.MaxRequestsInflight,
 		MaxMutatingInflight: c.MaxMutatingRequestsInflight,
@@ -191,10 +193,9 @@ func (j *joined) recordsChanged(table string) {
 
 // compact has the member compact the store by itself, if it leads, until it stops.
 func (j *joined) compact() {
-	ctx, cancel := context.WithCancel(context.Background())
 	c := j.env.Config
 	j.background.Go(func() {
-		autocompact.Run(ctx, autocompact.Config{
+		autocompact.Run(j.lifetime, autocompact.Config{
 			Period: c.CompactionPeriod, Revisions: c.CompactionRevisions,
 			Leads:    func() bool { return j.member.Leader() == j.member.Status().MemberID },
 			Revision: j.member.Revision,
@@ -204,10 +205,6 @@ func (j *joined) compact() {
 			},
 			Clock: j.env.Clock, Logger: j.env.Logger,
 		})
-	})
-	j.background.Go(func() {
-		<-j.stopping
-		cancel()
 	})
 }
 
@@ -269,7 +266,7 @@ func (j *joined) Serve() error {
 			left--
 		case err := <-j.failed:
 			return err
-		case <-j.stopping:
+		case <-j.lifetime.Done():
 			return nil
 		}
 	}
@@ -281,16 +278,7 @@ func (j *joined) checkSelf() error {
 	if !j.env.Config.InitialCorruptCheck {
 		return nil
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	j.background.Go(func() {
-		select {
-		case <-j.stopping:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	c, err := j.member.Compare(ctx)
+	c, err := j.member.Compare(j.lifetime)
 	if err != nil {
 		return fmt.Errorf("the member could not be compared with the others (--feature-gates=InitialCorruptCheck=true): %w", err)
 	}
@@ -306,7 +294,7 @@ func (j *joined) checkSelf() error {
 
 // Stop implements server.
 func (j *joined) Stop(ctx context.Context) error {
-	close(j.stopping)
+	j.end()
 	// Streams end with the hub, calls with the gateway; both at once.
 	var wg sync.WaitGroup
 	wg.Go(func() { j.gateway.Stop(ctx) })
