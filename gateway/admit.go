@@ -28,7 +28,9 @@ func (s *Server) admit(ctx context.Context, method string, req any, handler grpc
 	}
 	v := s.cfg.Admission.Arrive(method, req)
 	if !v.Inside() {
-		return s.admitLater(ctx, v, req, handler)
+		if err := s.admitLater(ctx, &v, req); err != nil {
+			return nil, err
+		}
 	}
 	if v.IsList() {
 		return s.list(ctx, v, req, handler)
@@ -38,24 +40,14 @@ func (s *Server) admit(ctx context.Context, method string, req any, handler grpc
 }
 
 // admitLater is for calls that have to wait.
-func (s *Server) admitLater(ctx context.Context, v admission.Visit, req any, handler grpc.UnaryHandler) (resp any, err error) {
+func (s *Server) admitLater(ctx context.Context, v *admission.Visit, req any) error {
 	trace := s.trace(ctx)
 	trace.Mark(tracing.Queued)
-	refused := v.Wait(ctx, req, func() {
+	err := v.Wait(ctx, req)
+	if err == nil {
 		trace.Mark(tracing.Admitted)
-		if v.IsList() {
-			// The queues need to know when it has been answered, the gate when it
-			// has been sent.
-			resp, err = s.list(ctx, v.Take(), req, handler)
-			return
-		}
-		defer v.Leave()
-		resp, err = handler(ctx, req)
-	})
-	if refused != nil {
-		return nil, refused
 	}
-	return resp, err
+	return err
 }
 
 // list answers a list. v is its own. A long one is encoded here, where it may use a
@@ -149,34 +141,24 @@ func (s admittedKV) RangeStream(r *pb.RangeRequest, stream grpc.ServerStreamingS
 		return s.kvServer.RangeStream(r, stream)
 	}
 	v := s.cfg.Admission.Arrive(pb.KV_RangeStream_FullMethodName, r)
-	var err error
-	run := func() {
-		held := &heldStream{ServerStreamingServer: stream, visit: v.Take()}
-		held.timer = time.AfterFunc(maxHold, held.leave)
-		defer held.leave()
-		defer held.timer.Stop()
-		if held.long = held.visit.Long(); held.long {
-			if err = held.visit.Compute(stream.Context()); err != nil {
-				return
-			}
-			defer held.rest()
-		}
-		if err = s.kvServer.RangeStream(r, held); err == nil {
-			held.visit.Learn(held.count, held.keys, held.bytes)
+	if !v.Inside() {
+		if err := s.admitLater(stream.Context(), &v, r); err != nil {
+			return err
 		}
 	}
-	if v.Inside() {
-		run()
-		return err
+	held := &heldStream{ServerStreamingServer: stream, visit: v}
+	held.timer = time.AfterFunc(maxHold, held.leave)
+	defer held.leave()
+	defer held.timer.Stop()
+	if held.long = held.visit.Long(); held.long {
+		if err := held.visit.Compute(stream.Context()); err != nil {
+			return err
+		}
+		defer held.rest()
 	}
-	trace := s.trace(stream.Context())
-	trace.Mark(tracing.Queued)
-	refused := v.Wait(stream.Context(), r, func() {
-		trace.Mark(tracing.Admitted)
-		run()
-	})
-	if refused != nil {
-		return refused
+	err := s.kvServer.RangeStream(r, held)
+	if err == nil {
+		held.visit.Learn(held.count, held.keys, held.bytes)
 	}
 	return err
 }

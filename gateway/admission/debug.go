@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"text/tabwriter"
-
-	"k8s.io/apiserver/pkg/util/flowcontrol/debug"
 )
 
 // Handler shows everything as text: gates, queues that are in use, flows, and what
@@ -53,29 +51,29 @@ func (l *Limiter) allGates() []*gate {
 // flow is a client's requests about a resource, at one gate.
 type flow struct{ resource, client string }
 
+func (f flow) compare(g flow) int {
+	return cmp.Or(cmp.Compare(f.resource, g.resource), cmp.Compare(f.client, g.client))
+}
+
 func (l *Limiter) dump(to io.Writer) {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	gates := l.allGates()
-	dumps := make([]debug.QueueSetDump, len(gates))
-	fmt.Fprint(w, "PriorityLevel\tSeats\tUsed\tWaiting\tWaitingBytes\tQueued\tRejected\tCancelled\n")
-	for i, g := range gates {
-		d := g.set.Dump(false)
-		dumps[i] = d
+	fmt.Fprint(w, "PriorityLevel\tSeats\tUsed\tWaiting\tWaitingBytes\tRejected\tCancelled\n")
+	for _, g := range gates {
 		state := g.state.Load()
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\n", g.name, g.limit, seatsIn(state), waitingIn(state),
-			g.waitingBytes.Load(), d.Waiting, d.Rejected, d.Cancelled)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\n", g.name, g.limit, seatsIn(state), waitingIn(state),
+			g.waitingBytes.Load(), g.rejected.Load(), g.cancelled.Load())
 	}
 	fmt.Fprint(w, "\nPriorityLevel\tQueue\tWaiting\tExecuting\tSeats\tVirtualStart\n")
+	flows := make([]map[flow]int, len(gates))
 	for i, g := range gates {
-		for j, q := range dumps[i].Queues {
-			if len(q.Requests)+len(q.RequestsExecuting) > 0 {
-				fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\n", g.name, j, len(q.Requests), len(q.RequestsExecuting), q.SeatsInUse, q.NextDispatchR)
-			}
-		}
+		flows[i] = g.dump(w)
 	}
-	fmt.Fprint(w, "\nPriorityLevel\tResource\tClient\tWaiting\tExecuting\n")
+	fmt.Fprint(w, "\nPriorityLevel\tResource\tClient\tWaiting\n")
 	for i, g := range gates {
-		dumpFlows(w, g.name, &dumps[i])
+		for _, f := range slices.SortedFunc(maps.Keys(flows[i]), flow.compare) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\n", g.name, f.resource, f.client, flows[i][f])
+		}
 	}
 	fmt.Fprint(w, "\nPriorityLevel\tResource\tExecuting\tSeats\tWaiting\tDispatched\tRejected\n")
 	for _, r := range l.all() {
@@ -97,23 +95,19 @@ func (l *Limiter) dump(to io.Writer) {
 	_ = w.Flush() // The client may have left.
 }
 
-// dumpFlows shows the requests that came through the queues, by flow.
-func dumpFlows(w io.Writer, gate string, d *debug.QueueSetDump) {
-	waiting, executing := map[flow]int{}, map[flow]int{}
-	for _, q := range d.Queues {
-		for _, r := range q.Requests {
-			waiting[flow{r.MatchedFlowSchema, r.FlowDistinguisher}]++
+// dump shows the queues that are in use, and returns how many wait of each flow.
+func (g *gate) dump(w io.Writer) map[flow]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	flows := map[flow]int{}
+	for i := range g.fair.all {
+		q := &g.fair.all[i]
+		if q.length > 0 || q.executing > 0 {
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%s\n", g.name, i, q.length, q.executing, q.seats, q.start)
 		}
-		for _, r := range q.RequestsExecuting {
-			f := flow{r.MatchedFlowSchema, r.FlowDistinguisher}
-			executing[f]++
-			waiting[f] += 0 // So that it is in both.
+		for one := q.first; one != nil; one = one.next {
+			flows[flow{one.resource, nameOf(one.client)}]++
 		}
 	}
-	flows := slices.SortedFunc(maps.Keys(waiting), func(a, b flow) int {
-		return cmp.Or(cmp.Compare(a.resource, b.resource), cmp.Compare(a.client, b.client))
-	})
-	for _, f := range flows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", gate, f.resource, f.client, waiting[f], executing[f])
-	}
+	return flows
 }

@@ -110,14 +110,14 @@ func New(cfg Config) (*Limiter, error) {
 	if n := cfg.MaxInflight; n > 0 {
 		// Lists do not stand in the way of reads of one key.
 		lists := max(1, n/2)
-		l.gates[Lists] = newGate(Lists.String(), lists)
-		l.gates[ReadOnly] = newGate(ReadOnly.String(), max(1, n-lists))
+		l.gates[Lists] = newGate(Lists.String(), lists, l.clock)
+		l.gates[ReadOnly] = newGate(ReadOnly.String(), max(1, n-lists), l.clock)
 		l.maxWidth = max(1, lists/listShare)
 	}
 	if n := cfg.MaxMutatingInflight; n > 0 {
 		leases := max(1, n/4)
-		l.gates[Leases] = newGate(Leases.String(), leases)
-		l.gates[Mutating] = newGate(Mutating.String(), max(1, n-leases))
+		l.gates[Leases] = newGate(Leases.String(), leases, l.clock)
+		l.gates[Mutating] = newGate(Mutating.String(), max(1, n-leases), l.clock)
 	}
 	l.computing = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	l.resources.Store(&map[string]*resource{})
@@ -143,6 +143,7 @@ type Visit struct {
 	// first entered of them.
 	gates   [2]*gate
 	seats   [2]int64
+	turns   [2]turn
 	count   uint8
 	entered uint8
 	class   Class
@@ -217,15 +218,8 @@ func (v *Visit) Leave() {
 	}
 	for v.entered > 0 {
 		v.entered--
-		v.gates[v.entered].leave(v.seats[v.entered])
+		v.gates[v.entered].leave(v.seats[v.entered], v.turns[v.entered])
 	}
-}
-
-// Take moves the visit to another owner, who calls Leave.
-func (v *Visit) Take() Visit {
-	taken := *v
-	*v = Visit{}
-	return taken
 }
 
 // Long says whether it is a list that takes long enough to stand in others' way.
@@ -255,70 +249,41 @@ func (v *Visit) Learn(keys, sent, sentBytes int64) {
 	}
 }
 
-// Wait calls run when it is the request's turn. If that does not come within the
-// bounds, run is not called, and the error says what to answer. run calls Leave, or
-// Take. ctx is the request's, and client who sent it.
-func (v *Visit) Wait(ctx context.Context, req any, run func()) error {
+// Wait returns nil when it is the request's turn: then Leave must be called. If that
+// does not come within the bounds, the error says what to answer. ctx is the
+// request's, and says who sent it.
+func (v *Visit) Wait(ctx context.Context, req any) error {
 	l := v.limiter
 	n := &v.resource.counts[v.class]
 	n.waiting.Add(1)
-	waits := true
 	began := l.clock.Now()
-	stop := func() {
-		if waits {
-			waits = false
-			n.waiting.Add(-1)
-			if l.waits[v.class] != nil {
-				l.waits[v.class].Observe(l.clock.Since(began).Seconds())
-			}
-		}
-	}
-	// Also if run panics: who caught it may have no other use for the visit.
-	defer v.Leave()
-	defer stop()
-
-	bounded, cancel := context.WithTimeout(ctx, l.maxWait)
-	defer cancel()
 	a := arrival{resource: v.resource.name, client: clientOf(ctx)}
-	a.hash = l.hash(a.resource, a.client)
+	a.flow = l.flowOf(a.resource, a.client)
 	if m, ok := req.(proto.Message); ok {
 		a.bytes = int64(proto.Size(m))
 	}
-	why := v.waitOn(bounded, &a, func() {
-		stop()
-		v.begin()
-		run()
-	})
+	why := admitted
+	for patience := l.maxWait; v.entered < v.count; patience = l.maxWait - l.clock.Since(began) {
+		i := v.entered
+		if !v.gates[i].tryEnter(v.seats[i]) {
+			if v.turns[i], why = v.gates[i].wait(ctx, &a, v.seats[i], patience); why != admitted {
+				break
+			}
+		}
+		v.entered++
+	}
+	n.waiting.Add(-1)
+	if l.waits[v.class] != nil {
+		l.waits[v.class].Observe(l.clock.Since(began).Seconds())
+	}
 	if why == admitted {
+		v.begin()
 		return nil
 	}
-	if why == timeout && ctx.Err() != nil {
-		n.rejected[cancelled].Add(1)
+	v.Leave()
+	n.rejected[why].Add(1)
+	if why == cancelled {
 		return ctx.Err()
 	}
-	n.rejected[why].Add(1)
 	return rpctypes.ErrGRPCRequestTooManyRequests
-}
-
-// waitOn passes the gates that are left.
-func (v *Visit) waitOn(ctx context.Context, a *arrival, run func()) reason {
-	if v.entered == v.count {
-		run()
-		return admitted
-	}
-	g := v.gates[v.entered]
-	a.seats = v.seats[v.entered]
-	if g.tryEnter(a.seats) {
-		v.entered++
-		return v.waitOn(ctx, a, run)
-	}
-	behind := admitted
-	why := g.wait(ctx, a, func() {
-		v.entered++
-		behind = v.waitOn(ctx, a, run)
-	})
-	if why == admitted {
-		return behind
-	}
-	return why
 }

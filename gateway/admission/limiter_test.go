@@ -34,8 +34,11 @@ func newLimiter(t *testing.T, cfg Config) *Limiter {
 		for _, g := range l.allGates() {
 			require.Zero(t, g.state.Load(), g.name)
 			require.Zero(t, g.waitingBytes.Load(), g.name)
-			require.Empty(t, g.row, g.name)
-			require.True(t, g.set.IsIdle(), g.name)
+			require.Nil(t, g.fair.first(), g.name)
+			for i := range g.fair.all {
+				require.Zero(t, g.fair.all[i].executing, g.name)
+				require.Zero(t, g.fair.all[i].seats, g.name)
+			}
 		}
 		for _, r := range l.all() {
 			for c := range r.counts {
@@ -54,15 +57,14 @@ func pass(d time.Duration) { <-clock.Real{}.After(d) }
 // serve is what the gateway does with a request.
 func serve(ctx context.Context, l *Limiter, req any, run func()) error {
 	v := l.Arrive("", req)
-	if v.Inside() {
-		defer v.Leave()
-		run()
-		return nil
+	if !v.Inside() {
+		if err := v.Wait(ctx, req); err != nil {
+			return err
+		}
 	}
-	return v.Wait(ctx, req, func() {
-		defer v.Leave()
-		run()
-	})
+	defer v.Leave()
+	run()
+	return nil
 }
 
 func from(ctx context.Context, address string) context.Context {
@@ -255,6 +257,30 @@ func TestFairness(t *testing.T) {
 	})
 }
 
+// Two clients that want all they can get share seats times time, not requests.
+func TestFairTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(t, Config{MaxMutatingInflight: 8, MaxWait: time.Hour})
+		var had [2]atomic.Int64
+		var all sync.WaitGroup
+		began := clock.Real{}.Now()
+		for i, took := range []time.Duration{time.Millisecond, 20 * time.Millisecond} {
+			for range 300 {
+				all.Go(func() {
+					for time.Since(began) < 10*time.Second {
+						require.NoError(t, serve(from(t.Context(), fmt.Sprintf("192.0.2.%d", i)), l, put("/registry/pods/a"), func() {
+							pass(took)
+							had[i].Add(int64(took))
+						}))
+					}
+				})
+			}
+		}
+		all.Wait()
+		require.InEpsilon(t, had[0].Load(), had[1].Load(), 0.35)
+	})
+}
+
 // fill takes all seats, of reads and writes alike, until the returned function is
 // called.
 func fill(t *testing.T, l *Limiter) (release func()) {
@@ -292,7 +318,7 @@ func TestRefused(t *testing.T) {
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 
 		// There is room for so many, and not for more.
-		const many = 6 + handSize*queueLength
+		const many = handSize * queueLength
 		var refused atomic.Int64
 		var all sync.WaitGroup
 		for range many + 100 {
@@ -528,11 +554,28 @@ func TestWidth(t *testing.T) {
 	require.Equal(t, 1, width(get("/registry/pods/a")))
 }
 
-func TestClientOf(t *testing.T) {
-	require.Equal(t, "192.0.2.7", clientOf(from(t.Context(), "192.0.2.7")))
-	require.Empty(t, clientOf(t.Context()))
-	require.Empty(t, clientOf(peer.NewContext(t.Context(), &peer.Peer{})))
-	require.Equal(t, "@", clientOf(peer.NewContext(t.Context(), &peer.Peer{Addr: &net.UnixAddr{Name: "@"}})))
+func TestNameOf(t *testing.T) {
+	require.Equal(t, "192.0.2.7", nameOf(clientOf(from(t.Context(), "192.0.2.7"))))
+	require.Empty(t, nameOf(clientOf(t.Context())))
+	require.Empty(t, nameOf(&peer.Peer{}))
+	require.Equal(t, "@", nameOf(&peer.Peer{Addr: &net.UnixAddr{Name: "@"}}))
+
+	// Flows that people can tell apart are apart, whatever port they call from.
+	l := newLimiter(t, Config{})
+	seen := map[uint64]string{}
+	for _, address := range []net.Addr{
+		&net.TCPAddr{IP: net.ParseIP("192.0.2.7"), Port: 1}, &net.TCPAddr{IP: net.ParseIP("192.0.2.8"), Port: 1},
+		&net.UnixAddr{Name: "@"}, nil,
+	} {
+		for _, resource := range []string{"pods", "events"} {
+			p := &peer.Peer{Addr: address}
+			flow := l.flowOf(resource, p)
+			require.NotContains(t, seen, flow)
+			seen[flow] = resource + nameOf(p)
+		}
+	}
+	require.Contains(t, seen, l.flowOf("pods", &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP("192.0.2.7"), Port: 2}}))
+	require.Contains(t, seen, l.flowOf("pods", nil))
 }
 
 func TestMetricsAndDump(t *testing.T) {

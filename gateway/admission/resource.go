@@ -58,7 +58,7 @@ func (l *Limiter) addResource(name string, limit int) *resource {
 	}
 	r := &resource{name: name}
 	if limit > 0 {
-		r.gate = newGate("resource "+name, limit)
+		r.gate = newGate("resource "+name, limit, l.clock)
 	}
 	grown := maps.Clone(known)
 	grown[name] = r
