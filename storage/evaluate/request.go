@@ -191,7 +191,7 @@ func Size(op Op) int {
 		}
 		return n
 	case *Mirror:
-		n := fixed * (1 + len(op.Grants) + len(op.Revokes))
+		n := fixed * (1 + len(op.Grants) + len(op.Revokes) + len(op.Revisions))
 		for i := range op.Revisions {
 			for _, c := range op.Revisions[i].Changes {
 				n += fixed + len(c.Key) + len(c.Value)
