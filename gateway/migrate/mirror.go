@@ -190,8 +190,8 @@ func (m *mirror) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("destination: %w", err)
 	}
-	if !st.On && st.FinishedRevision > 0 && st.Source.GetClusterId() == m.source.ClusterId {
-		return fmt.Errorf("the migration from %s was finished at revision %d: there is nothing to mirror any more", st.Source.Name, st.FinishedRevision)
+	if err := m.isFinished(st); err != nil {
+		return err
 	}
 	at := st.GetHeader().GetRevision()
 	if st.On && st.Source.GetClusterId() == m.source.ClusterId && at > mvcc.FirstRevision && at >= st.Base {
@@ -207,6 +207,17 @@ func (m *mirror) begin(ctx context.Context) error {
 		return err
 	}
 	return m.beginWithSnapshot(ctx, st)
+}
+
+// ErrFinished says that a migration has come to its end.
+var ErrFinished = errors.New("the migration was finished")
+
+// isFinished returns ErrFinished if the migration from this source is.
+func (m *mirror) isFinished(st *migrationpb.StatusResponse) error {
+	if st.On || st.FinishedRevision == 0 || st.Source.GetClusterId() != m.source.ClusterId {
+		return nil
+	}
+	return fmt.Errorf("%w, at revision %d: there is nothing to mirror any more", ErrFinished, st.FinishedRevision)
 }
 
 // beginWithSnapshot replays a snapshot of the source.
@@ -365,6 +376,13 @@ func (m *mirror) mirrorWatched(ctx context.Context) error {
 
 // followOthers follows what has no events: leases and compactions.
 func (m *mirror) followOthers(ctx context.Context) error {
+	st, err := m.dst.migration.Status(ctx, &migrationpb.StatusRequest{})
+	if err != nil {
+		return fmt.Errorf("destination: %w", err)
+	}
+	if err := m.isFinished(st); err != nil {
+		return err
+	}
 	compacted, err := m.src.compacted(ctx, m.compacted)
 	if err != nil {
 		return fmt.Errorf("source: %w", err)

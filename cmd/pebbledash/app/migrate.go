@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -119,6 +120,9 @@ finish" with the same flags, and have the clients use the new one.`
 		if cmd.Context().Err() != nil {
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), "stopped; the migration is on still: run the same again to go on with it")
 		}
+		if errors.Is(err, migrate.ErrFinished) && show.wasInStep {
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), err)
+		}
 		return err
 	}
 	cmd.AddCommand(newMigrateFinish(), newMigrateStatus(), newMigrateAbort())
@@ -223,6 +227,8 @@ type progress struct {
 	terminal bool
 	// hint is what to do when both are in step.
 	hint string
+	// wasInStep says that they were once.
+	wasInStep bool
 
 	last  time.Time
 	phase migrate.Phase
@@ -249,6 +255,7 @@ func newProgress(w io.Writer, clk clock.Clock) *progress {
 const progressBar = 30
 
 func (p *progress) report(now migrate.Progress) {
+	p.wasInStep = p.wasInStep || now.Phase == migrate.InStep
 	took := p.clock.Since(p.last)
 	if now.Phase == p.phase && took < p.every {
 		return
