@@ -27,6 +27,9 @@ type Finished struct {
 	Revision, Compacted int64
 	Hash                uint32
 	Leases              int
+	// Lost is how many revisions the source has gone on since: they are not at the
+	// destination. 0 is as it should be.
+	Lost int64
 	// Users says that users and roles came over; authentication is as at the source.
 	Users bool
 }
@@ -90,9 +93,13 @@ func (m *mirror) finish(ctx context.Context, force bool) (done Finished, err err
 		ClusterId: m.source.ClusterId, Revision: done.Revision, Users: users.rows,
 	})
 	if err != nil {
-		err = fmt.Errorf("destination: %w", err)
+		return done, fmt.Errorf("destination: %w", err)
 	}
-	return done, err
+	// Nothing could keep the source from it. Where it is gone by now it can't be asked.
+	if now, err = m.src.head(ctx); err == nil {
+		done.Lost = now.Revision - done.Revision
+	}
+	return done, nil
 }
 
 // compareKeys compares all versions of keys up to a revision. They have the same hash

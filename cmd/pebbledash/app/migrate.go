@@ -162,6 +162,9 @@ new cluster takes writes then. It refuses while the old one is written to.`
 		_, err = fmt.Fprintf(cmd.OutOrStdout(),
 			"finished: both clusters are at revision %d, compacted at %d, with hash %x and %d leases; %s\nhave the clients use %s now (kube-apiserver: --etcd-servers), and do not let them go back\n",
 			done.Revision, done.Compacted, done.Hash, done.Leases, users, strings.Join(f.to.urls, ","))
+		if done.Lost > 0 {
+			return errors.Join(err, fmt.Errorf("the old cluster was written to after that: %d revisions are lost", done.Lost))
+		}
 		return err
 	}
 	return cmd

@@ -122,6 +122,14 @@ var families = []string{"/registry/pods/default/", "/registry/events/default/", 
 func startWriters(t *testing.T, c *clientv3.Client, n int) *writers {
 	t.Helper()
 	w := &writers{t: t, c: c}
+	w.all.Go(func() { // One does not pause.
+		for n := 0; !w.stop.Load(); n++ {
+			if _, err := c.Put(t.Context(), "steady", fmt.Sprint(n)); err != nil {
+				t.Errorf("writing to the source: %v", err)
+				return
+			}
+		}
+	})
 	for i := range n {
 		w.all.Go(func() { w.write(rand.New(rand.NewPCG(uint64(i), 7))) })
 	}
@@ -253,7 +261,7 @@ func TestMigration(t *testing.T) {
 	reached(t, clients[1], revisionOf(t, old)+300)
 	kill()
 	require.NoError(t, members[0].Kill())
-	kill, done := m.start()
+	_, done := m.start()
 	reached(t, clients[1], revisionOf(t, old)+300)
 	require.NoError(t, members[0].Restart(t.Context()))
 	require.NoError(t, members[1].Kill())
@@ -265,12 +273,15 @@ func TestMigration(t *testing.T) {
 	require.Contains(t, out, "still written to")
 	w.finish()
 	compact(t, old, 150)
-	_ = done
-	kill()
-
 	out, err = m.try(append([]string{"finish"}, m.flags...)...)
 	require.NoError(t, err, out)
 	require.Contains(t, out, "finished: both clusters are at revision")
+	select {
+	case err := <-done: // It finds out that it is not needed any more.
+		require.NoError(t, err)
+	case <-time.After(patience):
+		t.Fatal("the mirror goes on after the end of the migration")
+	}
 	want := look(t, from[0].client)
 	require.NotEmpty(t, want.Leases)
 	for _, p := range to {
