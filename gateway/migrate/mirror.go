@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -97,7 +99,10 @@ func Run(ctx context.Context, cfg Config) error {
 func attempts(ctx context.Context, cfg Config, do func(context.Context, *mirror) error) error {
 	for n := 0; ; n++ {
 		err := attempt(ctx, cfg, n, do)
-		if err == nil || ctx.Err() != nil || !isPassing(err) {
+		// Authentication may be switched on meanwhile, which asks for a token: the end of a
+		// migration does that.
+		unknown := cfg.To.User != "" && err != nil && strings.HasSuffix(err.Error(), rpctypes.ErrorDesc(rpctypes.ErrGRPCUserEmpty))
+		if err == nil || ctx.Err() != nil || !isPassing(err) && !unknown {
 			return err
 		}
 		cfg.Retrying(err)
