@@ -111,7 +111,7 @@ func TestMirror(t *testing.T) {
 			if err != nil {
 				require.False(t, s.Exists(id), "seed %d: lease %d", seed, id)
 			}
-			require.Equal(t, len(want), len(got), "seed %d: lease %d", seed, id)
+			require.Len(t, got, len(want), "seed %d: lease %d", seed, id)
 		}
 		// The next change is the next revision.
 		s.mirroring = false

@@ -170,8 +170,12 @@ new cluster takes writes then. It refuses while the old one is written to.`
 	return cmd
 }
 
-func newMigrateStatus() *cobra.Command {
-	cmd := newOffline("status", "Tells how far a migration is")
+// askTimeout bounds the questions that are answered at once.
+const askTimeout = 10 * time.Second
+
+// newMigrateAsk returns a command that asks the new cluster one thing, by answer.
+func newMigrateAsk(use, short string, answer func(context.Context, migrate.Endpoint) (string, error)) *cobra.Command {
+	cmd := newOffline(use, short)
 	cmd.Args = noArguments
 	var to sideFlags
 	to.add(cmd.Flags(), "to", "the Pebbledash to ask", "http://127.0.0.1:2379")
@@ -180,45 +184,39 @@ func newMigrateStatus() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(cmd.Context(), askTimeout)
 		defer cancel()
-		st, err := migrate.Status(ctx, e)
+		text, err := answer(ctx, e)
 		if err != nil {
 			return err
 		}
-		from := fmt.Sprintf("%s (cluster %s)", st.GetSource().GetName(), member.FormatID(st.GetSource().GetClusterId()))
-		switch {
-		case st.On:
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "a migration from %s is on; at revision %d, compacted at %d\n", from, st.Header.Revision, st.CompactRevision)
-		case st.FinishedRevision > 0:
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "the migration from %s was finished at revision %d\n", from, st.FinishedRevision)
-		default:
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), "no migration is on")
-		}
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
 		return err
 	}
 	return cmd
 }
 
-func newMigrateAbort() *cobra.Command {
-	cmd := newOffline("abort", "Gives a migration up; what has come to the new cluster stays there")
-	cmd.Args = noArguments
-	var to sideFlags
-	to.add(cmd.Flags(), "to", "the Pebbledash to ask", "http://127.0.0.1:2379")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		e, err := to.endpoint()
+func newMigrateStatus() *cobra.Command {
+	return newMigrateAsk("status", "Tells how far a migration is", func(ctx context.Context, to migrate.Endpoint) (string, error) {
+		st, err := migrate.Status(ctx, to)
 		if err != nil {
-			return err
+			return "", err
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), 10*time.Second)
-		defer cancel()
-		if err := migrate.Abort(ctx, e); err != nil {
-			return err
+		from := fmt.Sprintf("%s (cluster %s)", st.GetSource().GetName(), member.FormatID(st.GetSource().GetClusterId()))
+		switch {
+		case st.On:
+			return fmt.Sprintf("a migration from %s is on; at revision %d, compacted at %d", from, st.Header.Revision, st.CompactRevision), nil
+		case st.FinishedRevision > 0:
+			return fmt.Sprintf("the migration from %s was finished at revision %d", from, st.FinishedRevision), nil
 		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), "the migration was given up; empty the new cluster to begin another")
-		return err
-	}
-	return cmd
+		return "no migration is on", nil
+	})
+}
+
+func newMigrateAbort() *cobra.Command {
+	return newMigrateAsk("abort", "Gives a migration up; what has come to the new cluster stays there", func(ctx context.Context, to migrate.Endpoint) (string, error) {
+		return "the migration was given up; empty the new cluster to begin another", migrate.Abort(ctx, to)
+	})
 }
 
 // progress shows how far a migration is: on a terminal in one line that changes, else
@@ -235,7 +233,7 @@ type progress struct {
 
 	last  time.Time
 	phase migrate.Phase
-	// rate is of revisions, since the last line.
+	// revision is that of the last line, width how long that was.
 	revision int64
 	width    int
 }
