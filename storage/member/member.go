@@ -157,6 +157,8 @@ type Member struct {
 	scrub   *scrubber
 	flushed chan struct{}
 	metrics *metrics
+	// mirroring says, as core has it applied here, that another cluster is mirrored.
+	mirroring atomic.Bool
 	// decided is the revision of the last compaction that core has applied.
 	decided atomic.Int64
 	// compacted is that of the last that is in effect here.
@@ -243,6 +245,9 @@ func (m *Member) open(ctx context.Context) error {
 	if err := m.leases.load(m.core.store); err != nil {
 		return err
 	}
+	if err := m.lookAtMirror(); err != nil {
+		return err
+	}
 	if err := m.openLine(); err != nil {
 		return err
 	}
@@ -327,6 +332,7 @@ func (m *Member) openLine() error {
 		Next:     func() int64 { return max(m.line.NextCrossing(), crossing.Head()+1) },
 		GiveBack: m.line.GiveBackCrossing,
 		Present:  m.line.Present, Compacted: m.decided.Load, Panicked: m.panicked,
+		Mirroring: m.mirroring.Load, NextAt: m.line.TakeCrossing,
 	})
 	m.reign = reign.New(reign.Config{
 		Line: m.line, Core: m.core.store, Crossing: crossing, Needs: m.needs, Logger: m.cfg.Logger,
@@ -344,7 +350,7 @@ func (m *Member) startGroups() error {
 			Observer: observer{m, i}, Confirm: m.confirm, Sole: m.sole, Transport: m,
 			Clock: m.cfg.Clock, Tick: m.cfg.TickInterval, ElectionTicks: m.cfg.ElectionTicks,
 			Logger: m.cfg.Logger.With("group", p.name), Fatal: m.fail, ApplySeconds: m.metrics,
-			Traced: m.cfg.Traced,
+			Traced: m.cfg.Traced, Mirroring: m.mirroring.Load,
 		}
 		var err error
 		if p.Group, err = group.Open(cfg); err != nil {
