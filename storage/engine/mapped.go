@@ -63,4 +63,3 @@ func (m *mappedFS) OpenDir(name string) (vfs.File, error) {
 }
 
 func (m *mappedFS) Unwrap() vfs.FS { return m.FS }
-

@@ -34,12 +34,12 @@ type Config struct {
 
 // Dir is a data directory that is looked into. It must be closed.
 type Dir struct {
-	path   string
-	dir    *member.DataDir
-	id     member.Identity
-	routes *route.Table
-	logs   *engine.DB
-	state  *engine.DB
+	path    string
+	dir     *member.DataDir
+	id      member.Identity
+	routes  *route.Table
+	logs    *engine.DB
+	state   *engine.DB
 	guarded *engine.Guard
 }
 

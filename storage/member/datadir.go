@@ -26,6 +26,7 @@ import (
 //	<dir>/LOCK.pid   who that is; only for the error that others get
 //	<dir>/log/       the Pebble of the raft logs
 //	<dir>/state/     the Pebble of the state
+//	<dir>/checkpoints/  hard links to what backups are being taken of, if any
 //	<dir>/fixtures/  certificates of --auto-tls and --peer-auto-tls, if any
 //
 // VERSION is made last: where it is, log/ and state/ are; and until it is there
@@ -40,6 +41,8 @@ const (
 	holderName  = "LOCK.pid"
 	logName     = "log"
 	stateName   = "state"
+
+	checkpointsName = "checkpoints"
 
 	// FixturesName is the folder of certificates that a member has made for itself,
 	// as in etcd's data directories. It may be there before the member.
@@ -235,6 +238,9 @@ func (d *DataDir) LogDir() string { return d.path(logName) }
 
 // StateDir returns the directory of the state. It exists once Bind has returned.
 func (d *DataDir) StateDir() string { return d.path(stateName) }
+
+// CheckpointsDir returns the directory of checkpoints, which need not be there.
+func (d *DataDir) CheckpointsDir() string { return d.path(checkpointsName) }
 
 // Close gives the directory back. Both Pebbles must be closed.
 func (d *DataDir) Close() error {

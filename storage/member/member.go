@@ -154,9 +154,11 @@ type Member struct {
 	cluster cluster
 	peers   *peer.Transport
 	points  points
-	scrub   *scrubber
-	flushed chan struct{}
-	metrics *metrics
+
+	checkpoints checkpoints
+	scrub       *scrubber
+	flushed     chan struct{}
+	metrics     *metrics
 	// decided is the revision of the last compaction that core has applied.
 	decided atomic.Int64
 	// compacted is that of the last that is in effect here.
@@ -234,6 +236,9 @@ func (m *Member) open(ctx context.Context) error {
 	}
 	// Snapshots that were under way when the member stopped come anew.
 	if err := mvcc.RemoveIngests(m.cfg.FS, m.dir.StateDir()); err != nil {
+		return err
+	}
+	if err := m.removeCheckpoints(); err != nil {
 		return err
 	}
 	if err := m.openParts(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pebbledash/pebbledash/storage/engine"
@@ -174,6 +175,7 @@ func (c *Creation) Finish(m *Manifest, now time.Time) error {
 		}
 	}
 	m.NewBytes, m.Files = c.newBytes, slices.Clone(c.files)
+	slices.SortFunc(m.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
 	if err := m.check(); err != nil {
 		return fmt.Errorf("the backup makes no sense: %w", err)
 	}

@@ -116,7 +116,7 @@ ETCD_DATA_DIR; a flag wins over its variable.`,
 	sections = addSections(cmd.Flags(), o)
 	cliflag.SetUsageAndHelpFunc(cmd, sections, terminalWidth())
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(newSnapshotCommand())
+	cmd.AddCommand(newSnapshotCommand(), newBackupCommand(environ))
 	cmd.AddCommand(newInspectCommands()...)
 	return cmd
 }
