@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pebbledash/pebbledash/storage/auth"
@@ -242,4 +243,36 @@ func TestBackupRefusesOtherRoutes(t *testing.T) {
 	require.ErrorContains(t, err, "the backup has other routes than the flags say")
 	_, err = data.Stat("data")
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// TestBackupOvertaken: a compaction that comes while the files are made may free versions of
+// the backup's revision; then there is another one.
+func TestBackupOvertaken(t *testing.T) {
+	var m *member.Member
+	links := 0
+	fs := engine.WrapFaulty(engine.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind != errorfs.OpLink {
+			return nil
+		}
+		if links++; links == 1 {
+			do(t, m, &evaluate.Put{Key: []byte("k"), Value: []byte("3")})
+			do(t, m, &evaluate.Compact{Revision: m.Revision()})
+			require.NoError(t, m.CompactWait(t.Context(), m.Revision()))
+		}
+		return nil
+	}))
+	m = start(t, fs, nil)
+	do(t, m, &evaluate.Put{Key: []byte("k"), Value: []byte("1")})
+	do(t, m, &evaluate.Put{Key: []byte("k"), Value: []byte("2")})
+	to := engine.NewMem()
+	manifest := backUp(t, m, to)
+	require.EqualValues(t, 4, manifest.Revision)
+	require.EqualValues(t, 4, manifest.Compacted)
+	names, err := fs.List("data/checkpoints")
+	require.NoError(t, err)
+	require.Empty(t, names)
+	again := fromBackup(t, manifest, to, 0)
+	sameStore(t, m, again)
+	require.NoError(t, again.Close())
+	require.NoError(t, m.Close())
 }

@@ -82,6 +82,26 @@ func check(t *testing.T, cfg repository.Config, id string, c content) {
 	}
 }
 
+// whole reads all backups that there are.
+func whole(t *testing.T, cfg repository.Config) {
+	t.Helper()
+	if _, err := cfg.FS.Stat("r/REPOSITORY"); err != nil {
+		return // not made yet
+	}
+	r, err := repository.Open(cfg)
+	require.NoError(t, err)
+	ids, err := r.IDs()
+	require.NoError(t, err)
+	for _, id := range ids {
+		m, err := r.Manifest(id)
+		require.NoError(t, err, "no manifest is half there")
+		out := engine.NewMem()
+		require.NoError(t, out.MkdirAll("out", 0o700))
+		require.NoError(t, r.Copy(t.Context(), m, out, "out", func(int64) {}))
+	}
+	require.NoError(t, r.Close())
+}
+
 func list(t *testing.T, cfg repository.Config) []string {
 	t.Helper()
 	r, err := repository.Open(cfg)
@@ -266,16 +286,11 @@ func TestCrashes(t *testing.T) {
 				for _, id := range kept {
 					check(t, cfg, id, of[id])
 				}
+				whole(t, cfg)
 				c := content{"shared": "always", "MANIFEST": "after"}
 				m, err := create(cfg, c, 100, epoch.Add(time.Hour))
 				require.NoError(t, err)
 				check(t, cfg, m.ID, c)
-				for _, id := range list(t, cfg) {
-					r, err := repository.Open(cfg)
-					require.NoError(t, err)
-					_, err = r.Manifest(id)
-					require.NoError(t, err, "no manifest is half there")
-				}
 				_, err = repository.Prune(cfg, 1)
 				require.NoError(t, err)
 				check(t, cfg, m.ID, c)
