@@ -73,13 +73,13 @@ func (b *backups) runTurn(ctx context.Context, _, who int, dir string) (err erro
 		if err != nil {
 			return 0, err
 		}
-		err = command(ctx, peer.binary, "backup", "create", "--endpoints=http://"+server.Address, "--repository="+repository)
+		err = runProgram(ctx, peer.binary, "backup", "create", "--endpoints=http://"+server.Address, "--repository="+repository)
 		after, serr := size(repository)
 		return after - before, errors.Join(err, serr)
 	}
 	restore := func() (int64, error) {
 		data := filepath.Join(dir, "restored")
-		err := command(ctx, peer.binary, "backup", "restore", "latest", "--repository="+repository, "--data-dir="+data)
+		err := runProgram(ctx, peer.binary, "backup", "restore", "latest", "--repository="+repository, "--data-dir="+data)
 		n, serr := size(data)
 		return n, errors.Join(err, serr, os.RemoveAll(data))
 	}
@@ -133,8 +133,8 @@ func measureBackup(server *process.Server, do func() (int64, error)) (sample, er
 	}, err
 }
 
-// command runs a program to its end.
-func command(ctx context.Context, name string, args ...string) error {
+// runProgram runs a program to its end.
+func runProgram(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s %v: %w: %s", name, args, err, out)

@@ -366,7 +366,7 @@ func (d *DataDir) makeDir(logger *slog.Logger) error {
 		return err
 	}
 	for _, parent := range slices.Backward(made) {
-		if err := d.syncDir(parent); err != nil {
+		if err := engine.SyncDir(d.fs, parent); err != nil {
 			return err
 		}
 	}
@@ -386,7 +386,7 @@ func (d *DataDir) create(v *versionFile) error {
 		}
 	}
 	// Before VERSION can be there on disk, the directories have to be.
-	if err := d.syncDir(d.dir); err != nil {
+	if err := engine.SyncDir(d.fs, d.dir); err != nil {
 		return err
 	}
 	if err := d.writeFile(tempName, content, true); err != nil {
@@ -395,7 +395,7 @@ func (d *DataDir) create(v *versionFile) error {
 	if err := d.fs.Rename(d.path(tempName), d.path(versionName)); err != nil {
 		return err
 	}
-	return d.syncDir(d.dir)
+	return engine.SyncDir(d.fs, d.dir)
 }
 
 func (d *DataDir) writeFile(name string, content []byte, sync bool) error {
@@ -418,14 +418,6 @@ func (d *DataDir) readFile(name string) ([]byte, error) {
 	}
 	content, err := io.ReadAll(io.LimitReader(f, maxVersionBytes+1))
 	return content, errors.Join(err, f.Close())
-}
-
-func (d *DataDir) syncDir(dir string) error {
-	f, err := d.fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // takeLock locks the directory. NB: a lock of this kind belongs to the process,
