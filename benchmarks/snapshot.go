@@ -63,7 +63,7 @@ func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err er
 	defer func() { err = errors.Join(err, stop()) }()
 	server := servers[0]
 	began := time.Now()
-	if err := fill(ctx, server.Address, p.fill); err != nil {
+	if err := fill(ctx, server.Address, p.fill, snapshotValue, 1); err != nil {
 		return err
 	}
 	filled := time.Since(began)
@@ -98,10 +98,11 @@ func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err er
 	return nil
 }
 
-// fill puts so many bytes of values, in keys of all groups.
-func fill(ctx context.Context, address string, bytes int64) error {
+// fill puts so many bytes of values of a size, in keys of all groups, of which it takes each
+// of so many.
+func fill(ctx context.Context, address string, bytes, size, each int64) error {
 	families := []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
-	n := bytes / snapshotValue
+	n := bytes / size
 	var next atomic.Int64
 	errs := make([]error, snapshotClients)
 	var all sync.WaitGroup
@@ -114,8 +115,8 @@ func fill(ctx context.Context, address string, bytes int64) error {
 		kv := pb.NewKVClient(conn)
 		for j := range snapshotClients / snapshotConns {
 			all.Go(func() {
-				value, random := make([]byte, snapshotValue), rand.NewChaCha8([32]byte{byte(i), byte(j)})
-				for k := next.Add(1); k <= n && ctx.Err() == nil; k = next.Add(1) {
+				value, random := make([]byte, size), rand.NewChaCha8([32]byte{byte(i), byte(j), byte(each)})
+				for k := next.Add(each); k <= n && ctx.Err() == nil; k = next.Add(each) {
 					_, _ = random.Read(value) // never fails
 					key := fmt.Appendf(nil, "%snamespace-%d/%09d", families[k%4], k%50, k)
 					if _, err := kv.Put(ctx, &pb.PutRequest{Key: key, Value: value}); err != nil {

@@ -154,9 +154,11 @@ type Member struct {
 	cluster cluster
 	peers   *peer.Transport
 	points  points
-	scrub   *scrubber
-	flushed chan struct{}
-	metrics *metrics
+
+	checkpoints checkpoints
+	scrub       *scrubber
+	flushed     chan struct{}
+	metrics     *metrics
 	// mirroring says, as core has it applied here, that another cluster is mirrored.
 	mirroring atomic.Bool
 	// decided is the revision of the last compaction that core has applied.
@@ -236,6 +238,9 @@ func (m *Member) open(ctx context.Context) error {
 	}
 	// Snapshots that were under way when the member stopped come anew.
 	if err := mvcc.RemoveIngests(m.cfg.FS, m.dir.StateDir()); err != nil {
+		return err
+	}
+	if err := m.removeCheckpoints(); err != nil {
 		return err
 	}
 	if err := m.openParts(); err != nil {

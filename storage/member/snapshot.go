@@ -72,16 +72,9 @@ func (m *Member) snapshot(
 
 // newView fixes a view of all groups.
 func (m *Member) newView(ctx context.Context) (*mvcc.View, error) {
-	stores := make([]*mvcc.Store, len(m.parts))
-	for i, p := range m.parts {
-		stores[i] = p.store
-	}
+	stores := m.stores()
 	for {
-		rev, err := m.ReadIndex(ctx)
-		if errors.Is(err, group.ErrTimeout) || errors.Is(err, group.ErrNoLeader) {
-			m.cfg.Logger.Warn("nobody confirms what is newest, the snapshot will have what this member has", "error", err)
-			rev, err = m.closedRevision(ctx)
-		}
+		rev, err := m.backupRevision(ctx)
 		if err != nil {
 			return nil, err
 		}

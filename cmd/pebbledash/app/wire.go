@@ -151,6 +151,7 @@ func open(env *Env) (server, error) {
 		GroupQuotaBytes:       c.GroupQuotaBytes,
 		MaxConcurrentStreams:  c.MaxConcurrentStreams,
 		StreamWorkers:         streamWorkers,
+		ProductVersion:        ver,
 		KeepaliveMinTime:      c.KeepAlive.MinTime,
 		KeepaliveInterval:     c.KeepAlive.Interval,
 		KeepaliveTimeout:      c.KeepAlive.Timeout,
