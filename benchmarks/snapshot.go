@@ -30,6 +30,8 @@ const (
 	snapshotConns    = 8
 	snapshotTxnBytes = 256 << 10
 	snapshotTxnKeys  = 100
+	// snapshotSettle bounds the wait until flushes and compactions are done.
+	snapshotSettle = 2 * time.Minute
 	// progressEvery is how many bytes are filled between two lines about it.
 	progressEvery = 512 << 20
 )
@@ -73,6 +75,10 @@ func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err er
 		return err
 	}
 	filled := time.Since(began)
+	// What was put off until later is not the snapshot's.
+	if _, err := settle(servers, snapshotSettle); err != nil {
+		return err
+	}
 	if err := server.ResetPeak(); err != nil {
 		return err
 	}

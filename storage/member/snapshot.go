@@ -29,6 +29,7 @@ func (m *Member) Snapshot(
 		return group.ErrStopped
 	}
 	defer m.workers.Done()
+	defer m.cache.Hold()()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(m.stopCtx, cancel)()

@@ -17,8 +17,7 @@ import (
 // gives them back in that of revisions.
 
 const (
-	// maxBatchBytes is about how much of keys and rows a batch has; one row may be
-	// longer. Two are in memory: one that is read, one that is given.
+	// maxBatchBytes is how much of keys and rows a batch has; one row may be longer. Two are in memory: one that is read, one that is given.
 	maxBatchBytes = 16 << 20
 	maxBatchRows  = 32 << 10
 	// firstBatchRows is as many as the first batch tries.
@@ -126,15 +125,15 @@ func (r *batcher) fetch(b *batch, rows []batchRow) (fits bool, err error) {
 		if err != nil {
 			return false, err
 		}
+		if len(b.data)+len(key(i))+len(rec) > maxBatchBytes && len(rows) > 1 {
+			return false, nil
+		}
 		row := &b.rows[i]
 		row.key = len(b.data)
 		b.data = append(b.data, key(i)...)
 		row.rec = len(b.data)
 		b.data = append(b.data, rec...)
 		row.end = len(b.data)
-		if row.end > maxBatchBytes && len(rows) > 1 {
-			return false, nil
-		}
 	}
 	return true, nil
 }
@@ -176,8 +175,11 @@ func eachVersion(ctx context.Context, w *walk, fn func(*Version) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	w.ctx = ctx
 	free, full := make(chan *batch, 2), make(chan *batch)
-	free <- &batch{}
-	free <- &batch{}
+	for range cap(free) {
+		// All at once, instead of by copies of twice the size. What is not needed is
+		// never touched.
+		free <- &batch{data: make([]byte, 0, maxBatchBytes)}
+	}
 	var failed error // before full is closed
 	go func() {
 		defer close(full)
