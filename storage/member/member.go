@@ -142,7 +142,7 @@ type Member struct {
 	logs   *engine.DB
 	state  *engine.DB
 	// cache is state's.
-	cache *engine.Cache
+	cache  *engine.Cache
 	writer *group.LogWriter
 	parts  []*part
 	core   *part

@@ -18,8 +18,8 @@ import (
 
 const (
 	// maxBatchBytes is how much of keys and rows a batch has; one row may be longer. Two are in memory: one that is read, one that is given.
-	maxBatchBytes = 16 << 20
-	maxBatchRows  = 32 << 10
+	maxBatchBytes = 32 << 20
+	maxBatchRows  = 64 << 10
 	// firstBatchRows is as many as the first batch tries.
 	firstBatchRows = 1 << 10
 )
