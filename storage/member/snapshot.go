@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/group"
@@ -107,6 +109,11 @@ func (m *Member) describe(src *backup.Source) error {
 	if src.Tables, err = users.Buckets(); err != nil {
 		return err
 	}
+	_, alarms, err := src.View.Records(alarm.Table)
+	if err != nil {
+		return err
+	}
+	maps.Copy(src.Tables, alarm.Buckets(alarms))
 	row, err := src.View.ConfState()
 	if err != nil {
 		return err

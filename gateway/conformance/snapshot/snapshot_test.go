@@ -152,6 +152,12 @@ func fill(t *testing.T, c *clientv3.Client) {
 	require.NoError(t, err)
 	put("after the compaction", "1")
 
+	// It forbids all that follows in the keys, and no user.
+	_, err = pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(ctx, &pb.AlarmRequest{
+		Action: pb.AlarmRequest_ACTIVATE, MemberID: 0xab, Alarm: pb.AlarmType_NOSPACE,
+	})
+	require.NoError(t, err)
+
 	_, err = c.UserAdd(ctx, "root", password)
 	require.NoError(t, err)
 	_, err = c.UserGrantRole(ctx, "root", "root")
@@ -177,6 +183,7 @@ type seen struct {
 	History    []string
 	Leases     []string
 	Users      []string
+	Alarms     []string
 }
 
 func look(t *testing.T, url string) seen {
@@ -235,6 +242,12 @@ func look(t *testing.T, url string) seen {
 	require.NoError(t, err)
 	s.Users = append(s.Users, text((*pb.AuthRoleGetResponse)(role).Perm), fmt.Sprint(status.Enabled, status.AuthRevision))
 
+	alarms, err := c.AlarmList(ctx)
+	require.NoError(t, err)
+	for _, a := range alarms.Alarms {
+		s.Alarms = append(s.Alarms, fmt.Sprintf("%s of %x", a.Alarm, a.MemberID))
+	}
+
 	// Who may read may, and no more.
 	reader := client(t, url, "reader")
 	_, err = reader.Get(ctx, "/registry/pods/", clientv3.WithPrefix())
@@ -280,6 +293,7 @@ func TestRoundTrip(t *testing.T) {
 	fill(t, client(t, one[0].client, ""))
 	want := look(t, one[0].client)
 	require.Len(t, want.Leases, 2)
+	require.Equal(t, []string{"NOSPACE of ab"}, want.Alarms)
 	of := save(one[0].client, "of-etcd.db")
 	stop(t, etcd)
 
@@ -320,7 +334,12 @@ func TestRoundTrip(t *testing.T) {
 	for _, p := range three {
 		same(t, want, look(t, p.client), "of three members")
 	}
-	r, err := client(t, three[1].client, "root").Put(t.Context(), "new", "1")
+	c := client(t, three[1].client, "root")
+	_, err := c.Put(t.Context(), "new", "1")
+	require.ErrorContains(t, err, "database space exceeded")
+	_, err = c.AlarmDisarm(t.Context(), &clientv3.AlarmMember{})
+	require.NoError(t, err)
+	r, err := c.Put(t.Context(), "new", "1")
 	require.NoError(t, err)
 	require.Equal(t, want.Revision+1, r.Header.Revision)
 }
