@@ -207,9 +207,9 @@ func TestBatches(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	heads := map[string]mvcc.Head{}
 	var want []mvcc.Version
-	for rev := int64(2); rev < 2000; rev++ {
+	for rev := int64(2); rev < 1200; rev++ {
 		size := rng.IntN(100)
-		if rev > 1500 {
+		if rev > 900 {
 			size = rng.IntN(300_000) // fewer go into a batch than the ones before
 		}
 		s.apply(int(rev)%2, func(e *mvcc.Effects) {
@@ -233,7 +233,7 @@ func TestBatches(t *testing.T) {
 			}
 		})
 	}
-	for _, rev := range []int64{1999, 700} {
+	for _, rev := range []int64{1199, 700} {
 		at := slices.IndexFunc(want, func(v mvcc.Version) bool { return v.Rev.Main > rev })
 		if at < 0 {
 			at = len(want)
@@ -253,7 +253,7 @@ func TestBatches(t *testing.T) {
 	}
 
 	// Whoever stops early has it stop.
-	view, err := s.view(1999)
+	view, err := s.view(1199)
 	require.NoError(t, err)
 	defer view.Close()
 	enough := errors.New("enough")
