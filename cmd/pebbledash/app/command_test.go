@@ -63,8 +63,10 @@ func TestErrors(t *testing.T) {
 		},
 		{
 			name: "a flag of etcd that can't be left out", args: []string{"-force-new-cluster"}, code: exitFailed,
-			stderr: "error: --force-new-cluster=true is not possible: take a snapshot of a member that is left, " +
-				"and restore a new cluster from it (pebbledash snapshot restore)\n",
+			stderr: "error: --force-new-cluster=true is not possible: start a member that is left without the flag, " +
+				"for it gives a snapshot of what it has also when it is alone (etcdctl --endpoints=URL snapshot save FILE); " +
+				"stop it, make the data directory of a new cluster of that (pebbledash snapshot restore FILE --data-dir=NEW), " +
+				"and start with it\n",
 		},
 		{
 			name: "a configuration file that is not there", args: []string{"-config-file=/nowhere/etcd.yml"}, code: exitFailed,

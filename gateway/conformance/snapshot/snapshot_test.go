@@ -343,3 +343,60 @@ func TestRoundTrip(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, want.Revision+1, r.Header.Revision)
 }
+
+// TestLastMember goes on with what one member of three has when the others are lost: what
+// --force-new-cluster tells to do. Everything that was acknowledged is there.
+func TestLastMember(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts five members")
+	}
+	b := resolve(t)
+	folder := t.TempDir()
+	dir := func(name string) string { return filepath.Join(folder, name) }
+	three := places(t, 3)
+	members := make([]*server.Server, 3)
+	errs := make([]error, 3)
+	var all sync.WaitGroup
+	for i := range three {
+		all.Go(func() {
+			members[i], errs[i] = launch(t.Context(), b.pebbledash, dir(fmt.Sprint("three-", i)), three, i)
+		})
+	}
+	all.Wait()
+	require.NoError(t, errors.Join(errs...))
+	c := client(t, three[0].client, "")
+	families := []string{"/registry/pods/default/p", "/registry/events/default/e", "/registry/leases/kube-node-lease/l", "plain"}
+	var last int64
+	for i := range 200 {
+		r, err := c.Put(t.Context(), fmt.Sprintf("%s%d", families[i%4], i), fmt.Sprint(i))
+		require.NoError(t, err)
+		last = r.Header.Revision
+	}
+	// The last write has come to the one that will be left.
+	_, err := client(t, three[2].client, "").Get(t.Context(), "plain3")
+	require.NoError(t, err)
+	for _, m := range members {
+		require.NoError(t, m.Kill())
+	}
+
+	left, err := server.Start(t.Context(), server.Config{
+		Binary: b.pebbledash, Name: "m2", DataDir: dir("three-2"), LogPath: dir("left.log"),
+		ClientURL: three[2].client, PeerURL: three[2].peer, InitialCluster: initialCluster(three), Unready: true,
+	})
+	require.NoError(t, err)
+	run(t, b.etcdctl, "--endpoints="+three[2].client, "--command-timeout=60s", "snapshot", "save", dir("left.db"))
+	stop(t, left)
+
+	one := places(t, 1)
+	restore(t, b.pebbledash, dir("left.db"), dir("one"), one, 0)
+	m := start(t, b.pebbledash, dir("one"), one, 0)
+	again := client(t, one[0].client, "")
+	r, err := again.Get(t.Context(), "\x00", clientv3.WithFromKey())
+	require.NoError(t, err)
+	require.Len(t, r.Kvs, 200)
+	require.Equal(t, last, r.Header.Revision)
+	put, err := again.Put(t.Context(), "new", "1")
+	require.NoError(t, err)
+	require.Equal(t, last+1, put.Header.Revision)
+	stop(t, m)
+}
