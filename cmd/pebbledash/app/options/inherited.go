@@ -56,8 +56,8 @@ var inheritedFlags = []inherited{
 	{name: "downgrade-check-time", standard: 5 * time.Second, why: "the store is not downgraded in place"},
 	{
 		name: "force-new-cluster", standard: false, refused: true,
-		why: "start a member that is left without the flag, for it gives a snapshot of what it has also when it is alone" +
-			" (etcdctl --endpoints=URL snapshot save FILE); stop it," +
+		why: "take a snapshot of a member that still runs, which gives what it has also when it is alone, so don't stop it before" +
+			" (etcdctl --endpoints=URL snapshot save FILE), or your last one;" +
 			" make the data directory of a new cluster of that (pebbledash snapshot restore FILE --data-dir=NEW), and start with it",
 	},
 	{name: "max-snapshots", standard: uint(5), why: "the state is its own snapshot: no files of them are kept"},
