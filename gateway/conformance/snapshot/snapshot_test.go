@@ -95,6 +95,19 @@ func launch(ctx context.Context, binary, dir string, ps []place, i int) (*server
 	})
 }
 
+// startAll starts all members of a cluster, whose directories have their numbers behind dir.
+func startAll(t *testing.T, binary, dir string, ps []place) []*server.Server {
+	t.Helper()
+	members, errs := make([]*server.Server, len(ps)), make([]error, len(ps))
+	var all sync.WaitGroup
+	for i := range ps {
+		all.Go(func() { members[i], errs[i] = launch(t.Context(), binary, fmt.Sprint(dir, i), ps, i) })
+	}
+	all.Wait()
+	require.NoError(t, errors.Join(errs...))
+	return members
+}
+
 func stop(t *testing.T, s *server.Server) {
 	t.Helper()
 	_, err := s.Stop()
@@ -313,19 +326,10 @@ func TestRoundTrip(t *testing.T) {
 	stop(t, etcd)
 
 	three := places(t, 3)
-	members := make([]*server.Server, 3)
 	for i := range three {
 		restore(t, b.pebbledash, back, dir(fmt.Sprint("three-", i)), three, i)
 	}
-	errs := make([]error, 3)
-	var all sync.WaitGroup
-	for i := range three {
-		all.Go(func() {
-			members[i], errs[i] = launch(t.Context(), b.pebbledash, dir(fmt.Sprint("three-", i)), three, i)
-		})
-	}
-	all.Wait()
-	require.NoError(t, errors.Join(errs...))
+	members := startAll(t, b.pebbledash, dir("three-"), three)
 	defer func() {
 		for _, m := range members {
 			stop(t, m)
@@ -354,16 +358,7 @@ func TestLastMember(t *testing.T) {
 	folder := t.TempDir()
 	dir := func(name string) string { return filepath.Join(folder, name) }
 	three := places(t, 3)
-	members := make([]*server.Server, 3)
-	errs := make([]error, 3)
-	var all sync.WaitGroup
-	for i := range three {
-		all.Go(func() {
-			members[i], errs[i] = launch(t.Context(), b.pebbledash, dir(fmt.Sprint("three-", i)), three, i)
-		})
-	}
-	all.Wait()
-	require.NoError(t, errors.Join(errs...))
+	members := startAll(t, b.pebbledash, dir("three-"), three)
 	c := client(t, three[0].client, "")
 	families := []string{"/registry/pods/default/p", "/registry/events/default/e", "/registry/leases/kube-node-lease/l", "plain"}
 	var last int64
