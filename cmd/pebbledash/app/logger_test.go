@@ -110,7 +110,7 @@ func TestRotation(t *testing.T) {
 	require.NoError(t, err)
 	long := strings.Repeat("x", 300<<10)
 	for range 5 {
-		logger.Info(long)
+		logger.Info("a long line", "text", long)
 	}
 	require.NoError(t, log.Close())
 	files, err := filepath.Glob(filepath.Join(dir, "log*"))
