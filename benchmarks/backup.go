@@ -18,11 +18,8 @@ import (
 
 const backupMode = "backup"
 
-// backupValue is the size of a value; backupChanged of how many keys one is written again.
-const (
-	backupValue   = 1 << 10
-	backupChanged = 100
-)
+// backupChanged is of how many keys one is written again.
+const backupChanged = 100
 
 // The columns of backups, of which each kind is a row.
 var (
@@ -64,7 +61,7 @@ func (b *backups) runTurn(ctx context.Context, _, who int, dir string) (err erro
 	}
 	defer func() { err = errors.Join(err, stop(), os.RemoveAll(dir)) }()
 	server := servers[0]
-	if err := fill(ctx, server.Address, p.fill, backupValue, 1); err != nil {
+	if err := fill(ctx, server.Address, p, 1); err != nil {
 		return err
 	}
 	repository := filepath.Join(dir, "repository")
@@ -89,7 +86,7 @@ func (b *backups) runTurn(ctx context.Context, _, who int, dir string) (err erro
 	}
 	for kind, do := range []func() (int64, error){create, create, create, snapshot, restore} {
 		if kind == 1 {
-			if err := fill(ctx, server.Address, p.fill, backupValue, backupChanged); err != nil {
+			if err := fill(ctx, server.Address, p, backupChanged); err != nil {
 				return err
 			}
 		}
@@ -159,7 +156,7 @@ func size(dir string) (n int64, err error) {
 // write prints a table.
 func (b *backups) write(w io.Writer) error {
 	r := &results{p: b.p}
-	fmt.Fprintf(w, "\nbackups of %d MiB of values of %d KiB\n", b.p.fill>>20, backupValue>>10)
+	fmt.Fprintf(w, "\nbackups of %d MiB of values of %d KiB\n", b.p.fill>>20, b.p.value>>10)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	head(table, "", backupColumns)
 	for kind, name := range backupKinds {

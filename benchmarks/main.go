@@ -52,13 +52,16 @@ type plan struct {
 
 	// around are the clients that are in the way in the overload.
 	around []string
-	// fill is how many bytes of values a snapshot, or a backup, is of.
-	fill int64
+	// fill is how many bytes of values a snapshot, or a backup, is of, value how many each has;
+	// scatter says that keys are not put in about their order.
+	fill, value int64
+	scatter     bool
 
 	dir      string // where data directories are made
 	profiles string // where CPU profiles go, "" for none
 	save     string // where the results go, "" for nowhere
 	commit   string
+	progress io.Writer
 }
 
 // The modes fill what no flag says.
@@ -80,8 +83,8 @@ var modes = map[string]plan{
 		around: []string{overload.Storm, overload.Lists},
 	},
 	fanoutMode:   {turns: 3, warmup: 2 * time.Second, measure: 5 * time.Second, members: 1},
-	snapshotMode: {turns: 1, measure: 1, members: 1, fill: 5 << 30},
-	backupMode:   {turns: 1, measure: 1, members: 1, fill: 1 << 30},
+	snapshotMode: {turns: 1, measure: time.Second, members: 1, fill: 5 << 30, value: 8 << 10},
+	backupMode:   {turns: 1, measure: time.Second, members: 1, fill: 1 << 30, value: 1 << 10},
 }
 
 var (
@@ -118,6 +121,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
+	p.progress = progress
 	dir, err := os.MkdirTemp(p.dir, "benchmarks-")
 	if err != nil {
 		return err
@@ -214,6 +218,8 @@ func parse(args []string) (p *plan, mode string, err error) {
 	})
 	flags.IntVar(&p.members, "members", p.members, "how many members each server is")
 	flags.Int64Var(&p.fill, "fill", p.fill, "how many bytes of values a snapshot, or a backup, is of")
+	flags.Int64Var(&p.value, "value", p.value, "how many bytes each of these has")
+	flags.BoolVar(&p.scatter, "scatter", p.scatter, "put their keys in no order, instead of about as they sort")
 	flags.IntVar(&p.turns, "turns", p.turns, "how often each server gets its turn")
 	flags.DurationVar(&p.warmup, "warmup", p.warmup, "how long a load runs before it is measured")
 	flags.DurationVar(&p.measure, "measure", p.measure, "how long it is measured")
@@ -229,7 +235,8 @@ func parse(args []string) (p *plan, mode string, err error) {
 		return nil, "", fmt.Errorf("%q is not understood", flags.Args())
 	case len(p.peers) == 0:
 		return nil, "", errors.New("no -server to measure")
-	case p.members < 1 || p.turns < 1 || p.measure <= 0 || p.warmup < 0 || (mode == snapshotMode || mode == backupMode) && p.fill < snapshotValue:
+	case p.members < 1 || p.turns < 1 || p.measure <= 0 || p.warmup < 0 ||
+		(mode == snapshotMode || mode == backupMode) && (p.value < 1 || p.fill < p.value):
 		return nil, "", errors.New("nothing to measure")
 	}
 	return p, mode, nil

@@ -40,6 +40,7 @@ var before = []string{
 	"storage/inspect", "storage/member", "storage/peer", "storage/evaluate/wire", "storage/reign", "storage/group",
 	"storage/evaluate", "storage/keyspace", "storage/revline", "storage/lease", "storage/repository", "storage/route",
 	"storage/backup", "storage/bolt", "storage/mvcc", "storage/engine", "storage/auth",
+	"storage/alarm",
 }
 
 // vague are names that say nothing about what is in a package.

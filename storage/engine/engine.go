@@ -77,8 +77,9 @@ type Config struct {
 	// it a crash loses what was not flushed yet, in whole batches from the
 	// newest back: what is left is always a prefix of what was committed.
 	Log bool
-	// CacheBytes bounds the block cache.
+	// CacheBytes bounds the block cache, if Cache is nil.
 	CacheBytes int64
+	Cache      *Cache
 	// MemTableBytes is the size at which a memtable is flushed.
 	MemTableBytes uint64
 	// Logger takes Pebble's own messages.
@@ -120,6 +121,9 @@ func Open(cfg Config) (*DB, error) {
 		BytesPerSync:                1 << 20,
 		Logger:                      logger{cfg.Logger, cfg.Fatal},
 		EventListener:               listener(cfg),
+	}
+	if cfg.Cache != nil {
+		opts.Cache = cfg.Cache.blocks
 	}
 	setTableOptions(opts)
 	opts.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy { return separation }

@@ -141,6 +141,8 @@ type Member struct {
 	dir    *DataDir
 	logs   *engine.DB
 	state  *engine.DB
+	// cache is state's.
+	cache  *engine.Cache
 	writer *group.LogWriter
 	parts  []*part
 	core   *part
@@ -433,9 +435,11 @@ func (m *Member) openDatabases() error {
 	if err != nil {
 		return err
 	}
+	m.cache = engine.NewCache(m.cfg.CacheBytes)
+	defer m.cache.Unref()
 	m.state, err = engine.Open(engine.Config{
 		Dir: m.dir.StateDir(), FS: m.cfg.FS,
-		CacheBytes: m.cfg.CacheBytes, MemTableBytes: m.cfg.MemTableBytes,
+		Cache: m.cache, MemTableBytes: m.cfg.MemTableBytes,
 		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.stateStalls, Clock: m.cfg.Clock,
 		Flushed: func() {
 			select {

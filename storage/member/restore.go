@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/engine"
@@ -241,7 +242,7 @@ func restoreRows(ctx context.Context, cfg RestoreConfig, db *engine.DB, res *Res
 	if err != nil {
 		return err
 	}
-	if err := restoreUsers(cfg.File, to); err != nil {
+	if err := restoreRecords(cfg.File, to); err != nil {
 		return err
 	}
 	revision := max(last, compacted, mvcc.FirstRevision)
@@ -254,7 +255,7 @@ func restoreRows(ctx context.Context, cfg RestoreConfig, db *engine.DB, res *Res
 }
 
 // adopt makes the state that was copied the new member's. What is kept of records is what
-// restoreUsers restores.
+// restoreRecords restores.
 func adopt(ctx context.Context, cfg RestoreConfig, db *engine.DB, groups []mvcc.GroupID, res *Restored) error {
 	m := cfg.Files.Manifest
 	res.Revision, res.Compacted = m.Revision, m.Compacted
@@ -263,25 +264,37 @@ func adopt(ctx context.Context, cfg RestoreConfig, db *engine.DB, groups []mvcc.
 		res.Compacted = res.Revision
 	}
 	_, err := mvcc.Adopt(ctx, db, groups, mvcc.Adoption{
-		At: m.Revision, Revision: res.Revision, Compacted: res.Compacted, Strays: m.Strays, Records: []string{auth.Table},
+		At: m.Revision, Revision: res.Revision, Compacted: res.Compacted, Strays: m.Strays, Records: []string{auth.Table, alarm.Table},
 	})
 	return err
 }
 
-// restoreUsers restores users and roles. Alarms are not: those of the members of before
-// mean nothing, and a quota that is reached raises its own.
-func restoreUsers(file *backup.File, to *mvcc.Restore) error {
+// restoreRecords restores users and roles, and alarms, as etcd does: what was forbidden
+// stays so until it is disarmed, also if the member that raised it is not there any more.
+func restoreRecords(file *backup.File, to *mvcc.Restore) error {
 	tables, err := file.Tables()
 	if err != nil {
 		return err
 	}
-	writes, err := auth.FromBuckets(tables)
-	if err != nil || len(writes) == 0 {
+	users, err := auth.FromBuckets(tables)
+	if err != nil {
 		return err
 	}
-	rows := make([]mvcc.RecordWrite, len(writes))
-	for i, w := range writes {
-		rows[i] = mvcc.RecordWrite(w)
+	alarms, err := alarm.FromBuckets(tables)
+	if err != nil {
+		return err
 	}
-	return to.Records(auth.Table, rows)
+	rows := map[string][]mvcc.RecordWrite{}
+	for _, w := range users {
+		rows[auth.Table] = append(rows[auth.Table], mvcc.RecordWrite(w))
+	}
+	for _, row := range alarms {
+		rows[alarm.Table] = append(rows[alarm.Table], mvcc.RecordWrite{Key: row, Value: []byte{}})
+	}
+	for table, writes := range rows {
+		if err := to.Records(table, writes); err != nil {
+			return err
+		}
+	}
+	return nil
 }

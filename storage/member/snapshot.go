@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/group"
@@ -29,6 +31,7 @@ func (m *Member) Snapshot(
 		return group.ErrStopped
 	}
 	defer m.workers.Done()
+	defer m.cache.Hold()()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(m.stopCtx, cancel)()
@@ -99,6 +102,11 @@ func (m *Member) describe(src *backup.Source) error {
 	if src.Tables, err = users.Buckets(); err != nil {
 		return err
 	}
+	_, alarms, err := src.View.Records(alarm.Table)
+	if err != nil {
+		return err
+	}
+	maps.Copy(src.Tables, alarm.Buckets(alarms))
 	row, err := src.View.ConfState()
 	if err != nil {
 		return err

@@ -19,11 +19,13 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/member"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
 	"github.com/pebbledash/pebbledash/storage/route"
 	"github.com/pebbledash/pebbledash/storage/sim"
 )
@@ -187,6 +189,22 @@ func TestSnapshot(t *testing.T) {
 			require.NoError(t, m.Close())
 		}
 	})
+}
+
+// TestSnapshotAlarms keeps the alarms, but for those of groups' quotas.
+func TestSnapshotAlarms(t *testing.T) {
+	m := start(t, engine.NewMem(), nil)
+	_, err := m.WriteRecords(t.Context(), alarm.Table, 0, []mvcc.RecordWrite{
+		{Key: "NOSPACE/ab", Value: []byte{}}, {Key: "NOSPACE/ab/events", Value: []byte{}}, {Key: "CORRUPT/1", Value: []byte{}},
+	})
+	require.NoError(t, err)
+	again := restored(t, save(t, m), nil)
+	version, rows, err := again.RecordsNow(t.Context(), alarm.Table)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, version)
+	require.Equal(t, map[string][]byte{"NOSPACE/ab": {}, "CORRUPT/1": {}}, rows)
+	require.NoError(t, again.Close())
+	require.NoError(t, m.Close())
 }
 
 func TestSnapshotEmpty(t *testing.T) {
