@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
@@ -109,16 +110,21 @@ func TestBackup(t *testing.T) {
 			fillMember(t, m, seed+i, 300)
 			_, err := m.WriteRecords(t.Context(), auth.Table, 0, []mvcc.RecordWrite{{Key: "k", Value: []byte("v")}})
 			require.NoError(t, err)
-			_, err = m.WriteRecords(t.Context(), "alarms", 0, []mvcc.RecordWrite{{Key: "k", Value: []byte("v")}})
+			_, err = m.WriteRecords(t.Context(), alarm.Table, 0, []mvcc.RecordWrite{{Key: "k", Value: []byte("v")}})
+			require.NoError(t, err)
+			_, err = m.WriteRecords(t.Context(), "other", 0, []mvcc.RecordWrite{{Key: "k", Value: []byte("v")}})
 			require.NoError(t, err)
 			again := fromBackup(t, backUp(t, m, fs), fs, 0)
 			sameStore(t, m, again)
 			_, rows, err := again.Records(auth.Table)
 			require.NoError(t, err)
 			require.Equal(t, map[string][]byte{"k": []byte("v")}, rows)
-			_, rows, err = again.Records("alarms")
+			_, rows, err = again.Records(alarm.Table)
 			require.NoError(t, err)
-			require.Empty(t, rows, "of the members of before")
+			require.Equal(t, map[string][]byte{"k": []byte("v")}, rows)
+			_, rows, err = again.Records("other")
+			require.NoError(t, err)
+			require.Empty(t, rows, "what has to do with the old cluster")
 			goesOn(t, m, again)
 			third := fromBackup(t, backUp(t, again, fs), fs, 0)
 			sameStore(t, again, third)

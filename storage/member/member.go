@@ -86,17 +86,22 @@ type Config struct {
 	MemTableBytes uint64
 }
 
+// The defaults of Config's bounds of memory.
+const (
+	DefaultCacheBytes    = 256 << 20
+	DefaultMemTableBytes = 32 << 20
+)
+
 const (
 	defaultTick          = 100 * time.Millisecond
 	defaultElectionTicks = 10
 	defaultCatchUp       = 5000
-	defaultCacheBytes    = 256 << 20
-	defaultMemTableBytes = 32 << 20
 	// logCacheBytes is small: a log is read only at start and by lagging peers.
 	logCacheBytes = 8 << 20
-	// logMemTableBytes is twice the state's: the state is flushed, and the log
-	// truncated, before the log is flushed, which then has little to write.
-	logMemTableBytes = 64 << 20
+	// logMemTables is how many of the state's memtables one of the log is as large as:
+	// the state is flushed, and the log truncated, before the log is flushed, which
+	// then has little to write.
+	logMemTables = 2
 )
 
 func (c *Config) complete() {
@@ -122,10 +127,10 @@ func (c *Config) complete() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.CacheBytes == 0 {
-		c.CacheBytes = defaultCacheBytes
+		c.CacheBytes = DefaultCacheBytes
 	}
 	if c.MemTableBytes == 0 {
-		c.MemTableBytes = defaultMemTableBytes
+		c.MemTableBytes = DefaultMemTableBytes
 	}
 }
 
@@ -429,7 +434,7 @@ func (m *Member) openDatabases() error {
 	var err error
 	m.logs, err = engine.Open(engine.Config{
 		Dir: m.dir.LogDir(), FS: m.cfg.FS, Log: true,
-		CacheBytes: logCacheBytes, MemTableBytes: logMemTableBytes,
+		CacheBytes: logCacheBytes, MemTableBytes: logMemTables * m.cfg.MemTableBytes,
 		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.logStalls, Clock: m.cfg.Clock,
 	})
 	if err != nil {

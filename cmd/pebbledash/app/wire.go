@@ -123,6 +123,8 @@ func open(env *Env) (server, error) {
 		LaxReconfig:    !c.StrictReconfigCheck,
 		MaxLearners:    c.MaxLearners,
 		CatchUpEntries: c.CatchUpEntries,
+		CacheBytes:     c.CacheBytes,
+		MemTableBytes:  c.MemTableBytes,
 		Version:        ver,
 		TickInterval:   c.HeartbeatInterval,
 		ElectionTicks:  int(c.ElectionTimeout / c.HeartbeatInterval),

@@ -118,8 +118,6 @@ type writers struct {
 	all  sync.WaitGroup
 }
 
-var families = []string{"/registry/pods/default/", "/registry/events/default/", "/registry/leases/kube-node-lease/", "plain/"}
-
 func startWriters(t *testing.T, c *clientv3.Client, n int) *writers {
 	t.Helper()
 	w := &writers{t: t, c: c}

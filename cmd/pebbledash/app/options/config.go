@@ -95,6 +95,10 @@ type CompletedConfig struct {
 	WatchCacheSizes route.Numbers
 	WatchCacheBytes int64
 
+	// CacheBytes bounds the store's block cache, MemTableBytes its memtable.
+	CacheBytes    int64
+	MemTableBytes uint64
+
 	// QuotaBytes is what the versions of all keys may take, 0 for the default, less for
 	// no bound; GroupQuotaBytes is the same of single groups.
 	QuotaBytes      int64
