@@ -58,8 +58,9 @@ const formatVersion = pebble.FormatValueSeparation
 var separation = pebble.ValueSeparationPolicy{
 	Enabled:     true,
 	MinimumSize: 256,
-	// How many files of values a range of keys may be scattered over.
-	MaxBlobReferenceDepth: 10,
+	// How many files of values a range of keys may be scattered over, before they are
+	// gathered again.
+	MaxBlobReferenceDepth: 20,
 	// Files of values that are 30 % garbage are written anew, unless most of what
 	// they have may soon be garbage, too: compactions of the history are minutes
 	// apart.

@@ -99,7 +99,9 @@ func TestBackupRoundTrip(t *testing.T) {
 	repository := dir("repository")
 	one := places(t, 1)
 	source := start(t, binary, dir("source"), one, 0)
-	fill(t, client(t, one[0].client, ""))
+	c := client(t, one[0].client, "")
+	fillKeys(t, c)
+	addUsers(t, c)
 	want := look(t, one[0].client)
 
 	require.Contains(t, fails(t, binary, "backup", "create", "--endpoints="+one[0].client, "--repository="+repository),
@@ -147,7 +149,7 @@ func TestBackupRoundTrip(t *testing.T) {
 	// Clients that have seen later revisions see that what they know is gone.
 	fromRepository(t, binary, repository, made.ID, dir("bumped"), one, 0, "--bump-revision=1000", "--mark-compacted")
 	bumped := start(t, binary, dir("bumped"), one, 0)
-	c := client(t, one[0].client, "root")
+	c = client(t, one[0].client, "root")
 	_, err = c.Get(t.Context(), "plain", clientv3.WithRev(want.Revision))
 	require.ErrorContains(t, err, "compacted")
 	r, err = c.Put(t.Context(), "new", "1")

@@ -132,9 +132,9 @@ func client(t *testing.T, url, user string) *clientv3.Client {
 	return c
 }
 
-// fill makes a history: keys of all groups, deleted, made again and compacted, leases,
-// and users.
-func fill(t *testing.T, c *clientv3.Client) {
+// fillKeys makes a history: keys of all groups, deleted, made again and compacted, and
+// leases.
+func fillKeys(t *testing.T, c *clientv3.Client) {
 	t.Helper()
 	ctx := t.Context()
 	put := func(key, value string, opts ...clientv3.OpOption) {
@@ -164,14 +164,22 @@ func fill(t *testing.T, c *clientv3.Client) {
 	_, err = c.Compact(ctx, 80)
 	require.NoError(t, err)
 	put("after the compaction", "1")
+}
 
-	// It forbids all that follows in the keys, and no user.
-	_, err = pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(ctx, &pb.AlarmRequest{
+// raise raises an alarm, which forbids what makes the store grow.
+func raise(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	_, err := pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{
 		Action: pb.AlarmRequest_ACTIVATE, MemberID: 0xab, Alarm: pb.AlarmType_NOSPACE,
 	})
 	require.NoError(t, err)
+}
 
-	_, err = c.UserAdd(ctx, "root", password)
+// addUsers adds users and roles, and switches authentication on.
+func addUsers(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	ctx := t.Context()
+	_, err := c.UserAdd(ctx, "root", password)
 	require.NoError(t, err)
 	_, err = c.UserGrantRole(ctx, "root", "root")
 	require.NoError(t, err)
@@ -303,7 +311,10 @@ func TestRoundTrip(t *testing.T) {
 	one := places(t, 1)
 
 	etcd := start(t, b.etcd, dir("etcd"), one, 0)
-	fill(t, client(t, one[0].client, ""))
+	source := client(t, one[0].client, "")
+	fillKeys(t, source)
+	raise(t, source)
+	addUsers(t, source)
 	want := look(t, one[0].client)
 	require.Len(t, want.Leases, 2)
 	require.Equal(t, []string{"NOSPACE of ab"}, want.Alarms)
