@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pebbledash/pebbledash/benchmarks/overload"
+	"github.com/pebbledash/pebbledash/benchmarks/record"
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
@@ -20,7 +21,7 @@ func TestParse(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, "full", mode)
-	require.Equal(t, []peer{{"a", "/x/a", []string{"--flag=1"}}, {"b", "/x/b", []string{}}}, p.peers)
+	require.Equal(t, []peer{{name: "a", binary: "/x/a", args: []string{"--flag=1"}}, {name: "b", binary: "/x/b", args: []string{}}}, p.peers)
 	require.Equal(t, "put1k", workload.Names(p.loads))
 	require.Equal(t, []workload.Shape{{Conns: 2, Clients: 3}}, p.shapes)
 	require.Equal(t, 7, p.turns)
@@ -42,11 +43,11 @@ func TestParse(t *testing.T) {
 
 	p, mode, err = parse([]string{"overload", "-server=a=/x/a", "-around=lists"})
 	require.NoError(t, err)
-	require.Equal(t, overloadMode, mode)
+	require.Equal(t, "overload", mode)
 	require.Equal(t, []string{overload.Lists}, p.around)
 
 	for _, bad := range []string{
-		"overload -server=a=b -around=x", "", "slow", "quick", "-server=a", "-server=a=", "-server=a=b x", "-server=a=b -turns=0", "-server=a=b -loads=x",
+		"overload -server=a=b -around=x", "quick -server=a=b -keys=5", "large -server=a=b -keys=0", "mix -server=a=b -nodes=1,x", "", "slow", "quick", "-server=a", "-server=a=", "-server=a=b x", "-server=a=b -turns=0", "-server=a=b -loads=x",
 	} {
 		_, _, err := parse(strings.Fields(bad))
 		require.Error(t, err, bad)
@@ -72,30 +73,55 @@ func TestVersions(t *testing.T) {
 		versions("etcd Version: 3.7.3\nGit SHA: 1\nGo Version: go1\nPebbledash Version: v1\n"))
 }
 
-func TestTable(t *testing.T) {
-	r := newResults(&plan{
-		peers: []peer{{name: "mine"}, {name: "theirs"}},
-		loads: workload.Loads[:1], shapes: []workload.Shape{{Conns: 1, Clients: 2}},
-	})
+func TestBook(t *testing.T) {
+	b := newBook(&plan{peers: []peer{{name: "mine"}, {name: "third"}, {name: "theirs"}}})
+	load := sheet{"put", "put, 256 B", "conns/clients", []*metric{serverCPU, rate}}
 	// The machine is half as fast in the second turn; the ratio stays.
 	for _, slow := range []float64{1, 2} {
-		r.add(0, 0, 0, sample{serverCPU: 10 * slow})
-		r.add(0, 0, 1, sample{serverCPU: 40 * slow})
+		b.add(load, "1/2", 0, sample{serverCPU: 10 * slow})
+		b.add(load, "1/2", 2, sample{serverCPU: 40 * slow})
 	}
+	b.add(load, "8/64", 1, sample{serverCPU: 3})
 	var text strings.Builder
-	require.NoError(t, r.write(&text))
+	require.NoError(t, b.write(&text))
 	require.Contains(t, text.String(), "put, 256 B")
 	require.Regexp(t, `1/2 +mine +15.0 \(10.0-20.0\)`, text.String())
 	require.Regexp(t, `theirs +60.0 \(40.0-80.0\)`, text.String())
 	require.Regexp(t, `mine : theirs +0.25 `, text.String())
+	require.NotContains(t, text.String(), "third : theirs", "it took no part in what theirs did")
+	require.Regexp(t, `8/64 +third +3.00`, text.String())
+
+	rows := b.records()
+	require.Len(t, rows, 3)
+	require.Equal(t, record.Row{
+		Sheet: "put", Title: "put, 256 B", First: "conns/clients", Row: "1/2", Peer: "mine",
+		Values: record.Values{"CPU µs/op": {10, 20}, "ops/s": {0, 0}},
+	}, rows[0])
 }
 
-func TestOverloadTables(t *testing.T) {
-	o := newOverloads(&plan{peers: []peer{{name: "mine"}, {name: "theirs"}}})
-	o.samples[0] = []sample{{quiet99: 2, loaded99: 4, ratio99: 2}}
-	o.samples[1] = []sample{{quiet99: 2, loaded99: 20, ratio99: 10}}
-	var text strings.Builder
-	require.NoError(t, o.write(&text))
-	require.Contains(t, text.String(), "mine : theirs")
-	require.Contains(t, text.String(), "p99 ratio")
+func TestCount(t *testing.T) {
+	for n, want := range map[int]string{20: "20", 1000: "1k", 1500: "1.5k", 1234: "1234", 100_000: "100k", 1_000_000: "1M", 10_000_000: "10M"} {
+		require.Equal(t, want, count(n))
+	}
+}
+
+func TestResourceGroups(t *testing.T) {
+	require.Empty(t, resourceGroups(1, 4))
+	require.Equal(t, "resource01#group01;resource03#group01", resourceGroups(2, 4))
+	require.Equal(t, 3, strings.Count(resourceGroups(4, 4), "#"), "the fourth group is that of the rest")
+}
+
+func TestWithOverrides(t *testing.T) {
+	var names []string
+	for _, p := range withOverrides([]peer{{name: "a"}, {name: "b"}}) {
+		names = append(names, p.name)
+		require.Equal(t, strings.HasSuffix(p.name, "-overrides"), p.overrides)
+	}
+	require.Equal(t, []string{"a", "a-overrides", "b-overrides", "b"}, names)
+}
+
+func TestListSets(t *testing.T) {
+	require.Len(t, listSets(100_000), 5)
+	require.Len(t, listSets(1000), 2)
+	require.Equal(t, "10k × 15 KiB", listSet{10_000, 15 << 10}.name())
 }

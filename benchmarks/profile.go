@@ -17,9 +17,9 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
-func profileName(p *plan, peer string, turn int, load workload.Load, shape workload.Shape) string {
-	return filepath.Join(p.profiles, fmt.Sprintf("%s-%s-%s-%d", peer, load.Name,
-		strings.NewReplacer("/", "x", "@", "-to-").Replace(shape.String()), turn+1))
+func profileName(t *turn, load workload.Load, shape workload.Shape) string {
+	return filepath.Join(t.profiles, fmt.Sprintf("%s-%s-%s-%d", t.peer().name, load.Name,
+		strings.NewReplacer("/", "x", "@", "-to-").Replace(shape.String()), t.number+1))
 }
 
 // takeProfiles asks the server for a profile or, of several members, the leader

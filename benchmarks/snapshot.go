@@ -8,25 +8,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"sync"
-	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/pebbledash/pebbledash/benchmarks/fill"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
-const snapshotMode = "snapshot"
 
-const (
-	// snapshotValue is the size of a value, snapshotClients how many fill the store.
-	snapshotValue   = 8 << 10
-	snapshotClients = 64
-	snapshotConns   = 8
-)
+
+// snapshotValue is the size of a value.
+const snapshotValue = 8 << 10
+
+// families are resources of all groups, in equal parts.
+var families = []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
 
 // The columns of the snapshot.
 var (
@@ -36,34 +32,31 @@ var (
 	saveCPU      = &metric{"CPU s"}
 	fileMiB      = &metric{"file MiB"}
 	beforeMiB    = &metric{"RSS before MiB"}
-	aboveMiB     = &metric{"above it MiB"}
 
 	snapshotColumns = []*metric{fillSeconds, firstSeconds, saveSeconds, saveCPU, fileMiB, beforeMiB, aboveMiB}
 )
 
-// snapshots are the samples of taking a snapshot of a large store, by peer.
-type snapshots struct {
-	p       *plan
-	samples [][]sample
-}
-
-func newSnapshots(p *plan) *snapshots {
-	return &snapshots{p: p, samples: make([][]sample, len(p.peers))}
-}
-
-// runTurn fills a server and takes a snapshot of it, which goes nowhere.
-func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err error) {
-	p := s.p
-	peer := p.peers[who]
-	peer.args = append([]string{"--quota-backend-bytes=-1"}, peer.args...) // none
-	servers, stop, err := p.start(ctx, peer, dir)
+// runSnapshot fills a server and takes a snapshot of it, which goes nowhere.
+func runSnapshot(ctx context.Context, t *turn) (err error) {
+	p := t.plan
+	snapshotSheet := sheet{
+		"snapshot", fmt.Sprintf("a snapshot of %d MiB of values of %d KiB, to a client that keeps nothing", p.fill>>20, snapshotValue>>10),
+		"", snapshotColumns,
+	}
+	servers, stop, err := t.start(ctx, "--quota-backend-bytes=-1") // none
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	server := servers[0]
 	began := time.Now()
-	if err := fill(ctx, server.Address, p.fill); err != nil {
+	if err := fill.Run(ctx, fill.Config{
+		Address: server.Address, To: int(p.fill / snapshotValue), ValueBytes: snapshotValue, Progress: t.progress,
+		Stride: len(families),
+		Key: func(i int) []byte {
+			return fmt.Appendf(nil, "%snamespace-%d/%09d", families[i%len(families)], i%50, i)
+		},
+	}); err != nil {
 		return err
 	}
 	filled := time.Since(began)
@@ -90,44 +83,12 @@ func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err er
 	if err != nil {
 		return err
 	}
-	s.samples[who] = append(s.samples[who], sample{
+	t.add(snapshotSheet, "", sample{
 		fillSeconds: filled.Seconds(), firstSeconds: first.Seconds(), saveSeconds: took.Seconds(),
 		saveCPU: (after.CPU - used.CPU).Seconds(), fileMiB: float64(size) / (1 << 20),
 		beforeMiB: float64(before) / (1 << 20), aboveMiB: float64(peak-before) / (1 << 20),
 	})
 	return nil
-}
-
-// fill puts so many bytes of values, in keys of all groups.
-func fill(ctx context.Context, address string, bytes int64) error {
-	families := []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
-	n := bytes / snapshotValue
-	var next atomic.Int64
-	errs := make([]error, snapshotClients)
-	var all sync.WaitGroup
-	for i := range snapshotConns {
-		conn, err := process.Dial(address)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		kv := pb.NewKVClient(conn)
-		for j := range snapshotClients / snapshotConns {
-			all.Go(func() {
-				value, random := make([]byte, snapshotValue), rand.NewChaCha8([32]byte{byte(i), byte(j)})
-				for k := next.Add(1); k <= n && ctx.Err() == nil; k = next.Add(1) {
-					_, _ = random.Read(value) // never fails
-					key := fmt.Appendf(nil, "%snamespace-%d/%09d", families[k%4], k%50, k)
-					if _, err := kv.Put(ctx, &pb.PutRequest{Key: key, Value: value}); err != nil {
-						errs[i*snapshotClients/snapshotConns+j] = err
-						return
-					}
-				}
-			})
-		}
-	}
-	all.Wait()
-	return errors.Join(append(errs, ctx.Err())...)
 }
 
 // take takes a snapshot and checks its sum.
@@ -168,14 +129,4 @@ func take(ctx context.Context, address string) (size int64, first, took time.Dur
 		return 0, 0, 0, errors.New("the snapshot does not have the sum that it says")
 	}
 	return size, first, took, nil
-}
-
-// write prints a table.
-func (s *snapshots) write(w io.Writer) error {
-	r := &results{p: s.p}
-	fmt.Fprintf(w, "\na snapshot of %d MiB of values of %d KiB, to a client that keeps nothing\n", s.p.fill>>20, snapshotValue>>10)
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	head(table, "", snapshotColumns)
-	r.rows(table, "", snapshotColumns, s.samples)
-	return table.Flush()
 }

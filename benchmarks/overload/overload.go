@@ -25,11 +25,10 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
 	"github.com/pebbledash/pebbledash/benchmarks/process"
+	"github.com/pebbledash/pebbledash/benchmarks/raw"
 )
 
 const (
@@ -292,9 +291,11 @@ func list(ctx context.Context, c *client) error {
 	return together(lists, func(i int) error {
 		for time.Now().Before(c.to) {
 			began := time.Now()
-			var got counted
-			err := conns[i].Invoke(ctx, pb.KV_Range_FullMethodName, allPods(), &got, grpc.ForceCodecV2(counting{}),
+			var m raw.Message
+			err := conns[i].Invoke(ctx, pb.KV_Range_FullMethodName, allPods(), &m, raw.Option(),
 				grpc.MaxCallRecvMsgSize(1<<30), grpc.WaitForReady(true))
+			got := m.Size()
+			m.Free()
 			if err := c.answered(err, began); err != nil {
 				return err
 			}
@@ -315,23 +316,6 @@ func list(ctx context.Context, c *client) error {
 
 func allPods() *pb.RangeRequest {
 	return &pb.RangeRequest{Key: []byte("/registry/pods/"), RangeEnd: []byte("/registry/pods0")}
-}
-
-// counted is an answer of which only the size is of interest: to decode it would
-// cost the machine more than to make it.
-type counted int
-
-type counting struct{}
-
-func (counting) Name() string { return "proto" }
-
-func (counting) Marshal(v any) (mem.BufferSlice, error) {
-	return encoding.GetCodecV2("proto").Marshal(v)
-}
-
-func (counting) Unmarshal(data mem.BufferSlice, v any) error {
-	*v.(*counted) = counted(data.Len())
-	return nil
 }
 
 func dial(address string, n int) ([]*grpc.ClientConn, error) {

@@ -25,9 +25,9 @@ func Prepare(ctx context.Context, conn *grpc.ClientConn) error {
 		if err != nil {
 			return err
 		}
-		c.setFolders(Loads[0], "read")
+		c.setFolders(Loads[0], readFolder)
 		for i := int(next.Add(1)) - 1; i < readKeys; i = int(next.Add(1)) - 1 {
-			if err := c.put(ctx, readValueBytes, i); err != nil {
+			if err := c.create(ctx, readValueBytes, i); err != nil {
 				return err
 			}
 		}
