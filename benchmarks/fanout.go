@@ -11,7 +11,6 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
-
 // fanoutRate is how many puts a second the watchers follow, if the server can.
 const fanoutRate = 1000
 

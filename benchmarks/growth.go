@@ -158,18 +158,18 @@ func watchQuiet(ctx context.Context, conn *grpc.ClientConn, i int) error {
 	return err
 }
 
-// growGroups has twice the raft groups each time, each with its part of the same keys.
-// etcd has one.
+// growGroups has more raft groups each time, up to the most there can be, each with its
+// part of the same keys. etcd has one.
 func growGroups(ctx context.Context, t *turn) error {
-	const resources = 16
-	most := resources
+	const resources = 15
+	numbers := []int{1, 2, 4, 8, resources}
 	if process.IsEtcd(t.peer().binary) {
-		most = 1
+		numbers = numbers[:1]
 	}
 	p := workload.Population{Keys: growthKeys, ValueBytes: growthValue, Resources: resources}
-	for groups := 1; groups <= most; groups *= 2 {
+	for _, groups := range numbers {
 		args := []string{t.roomy()}
-		if most > 1 {
+		if !process.IsEtcd(t.peer().binary) {
 			args = append(args, "--resource-groups="+resourceGroups(groups, resources))
 		}
 		err := func() (err error) {
@@ -181,7 +181,7 @@ func growGroups(ctx context.Context, t *turn) error {
 			if err := t.populate(ctx, server, p, 0); err != nil {
 				return err
 			}
-			return t.grown(ctx, server, growthSheet("groups", "the number of raft groups that 16 resources are in"), fmt.Sprint(groups), p)
+			return t.grown(ctx, server, growthSheet("groups", "the number of raft groups that 15 resources are in"), fmt.Sprint(groups), p)
 		}()
 		if err != nil {
 			return fmt.Errorf("%d groups: %w", groups, err)

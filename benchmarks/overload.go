@@ -18,7 +18,6 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/overload"
 )
 
-
 // overloadClient is the first argument of a process of clients.
 const overloadClient = "overload-client"
 

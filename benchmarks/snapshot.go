@@ -16,8 +16,6 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
-
-
 // snapshotValue is the size of a value.
 const snapshotValue = 8 << 10
 

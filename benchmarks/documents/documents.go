@@ -63,7 +63,10 @@ func Event(i int) []byte {
 }
 
 // Node is version v of node i.
-func Node(i, v int) []byte { return Pod(-1-i, v, NodeBytes) }
+func Node(i, v int) []byte {
+	const nodes = 1 << 24 // no pod's number
+	return Pod(nodes+i, v, NodeBytes)
+}
 
 func uid(r *rand.Rand) string {
 	a, b := r.Uint64(), r.Uint64()

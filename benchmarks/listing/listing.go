@@ -51,13 +51,22 @@ const (
 	chunkResponse  = 1
 )
 
+// ListPage lists the first page of the keys that begin with prefix, as a stream.
+func ListPage(ctx context.Context, conn *grpc.ClientConn, prefix string) (Result, error) {
+	return list(ctx, conn, Stream, prefix, PageKeys)
+}
+
 // List lists the keys that begin with prefix.
 func List(ctx context.Context, conn *grpc.ClientConn, how Method, prefix string) (Result, error) {
+	return list(ctx, conn, how, prefix, 0)
+}
+
+func list(ctx context.Context, conn *grpc.ClientConn, how Method, prefix string, limit int64) (Result, error) {
 	end := []byte(prefix)
 	end[len(end)-1]++
 	began := time.Now()
 	var r Result
-	request := &pb.RangeRequest{Key: []byte(prefix), RangeEnd: end}
+	request := &pb.RangeRequest{Key: []byte(prefix), RangeEnd: end, Limit: limit}
 	answer := func(data []byte) (chunk, error) {
 		if r.First == 0 {
 			r.First = time.Since(began)

@@ -29,6 +29,7 @@ import (
 
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 	"github.com/pebbledash/pebbledash/benchmarks/raw"
+	"github.com/pebbledash/pebbledash/benchmarks/requests"
 )
 
 const (
@@ -220,7 +221,7 @@ func renew(ctx context.Context, c *client) error {
 				return err
 			}
 			began := time.Now()
-			t, err := kv.Txn(ctx, ifUnchanged(key, mod, lease))
+			t, err := kv.Txn(ctx, requests.Update(key, mod, lease, 0))
 			took := time.Since(began)
 			switch {
 			case err == nil && !t.Succeeded:
@@ -242,17 +243,6 @@ func renew(ctx context.Context, c *client) error {
 	})
 }
 
-func ifUnchanged(key []byte, mod int64, to []byte) *pb.TxnRequest {
-	return &pb.TxnRequest{
-		Compare: []*pb.Compare{{
-			Key: key, Result: pb.Compare_EQUAL, Target: pb.Compare_MOD,
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: mod},
-		}},
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: to}}}},
-		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
-	}
-}
-
 // storm is the writers of events. To connect can take them long: they wait for it.
 func storm(ctx context.Context, c *client) error {
 	conns, err := dial(c.address, writersConns)
@@ -267,7 +257,7 @@ func storm(ctx context.Context, c *client) error {
 		for n := 0; time.Now().Before(c.to); n++ {
 			began := time.Now()
 			key := fmt.Appendf(nil, "/registry/events/default/%s.%04d.%d", run, i, n)
-			_, err := kv.Txn(ctx, ifUnchanged(key, 0, event[i:i+eventBytes]), grpc.WaitForReady(true))
+			_, err := kv.Txn(ctx, requests.Update(key, 0, event[i:i+eventBytes], 0), grpc.WaitForReady(true))
 			if err := c.answered(err, began); err != nil {
 				return err
 			}

@@ -10,6 +10,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+
+	"github.com/pebbledash/pebbledash/benchmarks/requests"
 )
 
 // The keys. They look like Kubernetes' and lie in folders of their own, so that
@@ -126,14 +128,7 @@ func (c *client) get(ctx context.Context, size, i int) error {
 // no other way.
 func (c *client) create(ctx context.Context, size, i int) error {
 	c.setKey(i)
-	_, err := c.kv.Txn(ctx, &pb.TxnRequest{
-		Compare: []*pb.Compare{{
-			Key: c.key, Result: pb.Compare_EQUAL, Target: pb.Compare_MOD, TargetUnion: &pb.Compare_ModRevision{},
-		}},
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{
-			RequestPut: &pb.PutRequest{Key: c.key, Value: c.value(size)},
-		}}},
-	})
+	_, err := c.kv.Txn(ctx, requests.Create(c.key, c.value(size), 0))
 	return err
 }
 
