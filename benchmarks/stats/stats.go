@@ -58,10 +58,11 @@ func Format(x float64) string {
 
 // Ratios divides measurements pair by pair: those of one pair were made right
 // after one another, so what was wrong with the machine was wrong for both.
-// REQUIRES: len(xs) == len(ys).
+// Those without a partner count for nothing.
 func Ratios(xs, ys []float64) []float64 {
-	ratios := make([]float64, 0, len(xs))
-	for i := range xs {
+	n := min(len(xs), len(ys))
+	ratios := make([]float64, 0, n)
+	for i := range n {
 		if ys[i] != 0 {
 			ratios = append(ratios, xs[i]/ys[i])
 		}
