@@ -47,7 +47,7 @@ func loadSheet(p *plan, l workload.Load) sheet {
 func runLoads(ctx context.Context, t *turn) (err error) {
 	loads := t.loads
 	if process.IsKine(t.peer().binary) {
-		loads = slices.DeleteFunc(slices.Clone(loads), workload.Load.Puts)
+		loads = slices.DeleteFunc(slices.Clone(loads), workload.Load.Full)
 	}
 	server, stop, err := t.start(ctx)
 	if err != nil {

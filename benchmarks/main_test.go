@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/benchmarks/mix"
 	"github.com/pebbledash/pebbledash/benchmarks/overload"
 	"github.com/pebbledash/pebbledash/benchmarks/record"
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
@@ -124,4 +126,37 @@ func TestListSets(t *testing.T) {
 	require.Len(t, listSets(100_000), 5)
 	require.Len(t, listSets(1000), 2)
 	require.Equal(t, "10k × 15 KiB", listSet{10_000, 15 << 10}.name())
+}
+
+func TestLargest(t *testing.T) {
+	for limit, want := range map[int]int{50: 0, 100: 100, 150: 150, 1000: 1000, 999: 950} {
+		asked := 0
+		got, err := largest(100, 100_000, 4, func(n int) (bool, error) {
+			asked++
+			return n <= limit, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, want, got, "%d is the most", limit)
+		require.Less(t, asked, 12)
+	}
+	got, err := largest(100, 1000, 4, func(int) (bool, error) { return true, nil })
+	require.NoError(t, err)
+	require.Equal(t, 800, got, "no more than was asked for")
+	_, err = largest(1, 2, 3, func(int) (bool, error) { return false, errors.New("x") })
+	require.Error(t, err)
+}
+
+func TestInTime(t *testing.T) {
+	report := func(renew, get time.Duration) *mix.Report {
+		return &mix.Report{Kinds: []mix.KindReport{
+			{Kind: mix.Renew, Latencies: []time.Duration{renew}}, {Kind: mix.Get, Latencies: []time.Duration{get}},
+			{Kind: mix.List, Latencies: []time.Duration{time.Minute}},
+		}}
+	}
+	require.True(t, inTime(report(mixLimit, mixLimit)))
+	require.False(t, inTime(report(mixLimit+1, 1)))
+	require.False(t, inTime(report(1, mixLimit+1)))
+	lost := report(1, 1)
+	lost.Missing = 1
+	require.False(t, inTime(lost))
 }

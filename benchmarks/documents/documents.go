@@ -39,7 +39,7 @@ func Pod(i, v, size int) []byte {
 
 // The sizes of objects in a mix.
 const (
-	LeaseBytes = 400
+	LeaseBytes = 512
 	EventBytes = 900
 	PodBytes   = 4 << 10
 	NodeBytes  = 8 << 10

@@ -107,8 +107,9 @@ func Reads(loads []Load) bool {
 	return slices.ContainsFunc(loads, func(l Load) bool { return !l.Writes })
 }
 
-// Puts says whether there are plain puts in it, which kine does not take.
-func (l Load) Puts() bool { return l.kind == put }
+// Full says that it takes a whole etcd. kine, which is not one, has no plain puts and no
+// serializable reads.
+func (l Load) Full() bool { return l.kind == put || l.kind == serializableGet }
 
 // folders are where the keys of a load are.
 func (l Load) folders() []string {
