@@ -37,11 +37,13 @@ var (
 
 	compactionSheet = sheet{
 		"compaction", fmt.Sprintf("a writer of %d puts a second of 1 KiB, from when each was due", compactionWrites),
-		"beside", []*metric{p50, p99, worst, compactSeconds, cores, memory},
+		"beside",
+		[]*metric{p50, p99, worst, compactSeconds, cores, memory},
 	}
 	steadySheet = sheet{
 		"steady", fmt.Sprintf("puts of 1 KiB of %d clients, all but the latest compacted %d times meanwhile", steadyClients, steadyInterval),
-		"values", []*metric{perByte, serverCPU, rate, disk},
+		"values",
+		[]*metric{perByte, serverCPU, rate, disk},
 	}
 )
 

@@ -36,7 +36,8 @@ var (
 
 	failoverSheet = sheet{
 		"failover", "kill -9 of the leader, default timeouts: until the next write is acknowledged, and until the member answers again",
-		"kills", []*metric{nextMedian, nextLeast, nextWorst, backMedian},
+		"kills",
+		[]*metric{nextMedian, nextLeast, nextWorst, backMedian},
 	}
 )
 

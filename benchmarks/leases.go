@@ -33,11 +33,13 @@ var (
 
 	grantSheet = sheet{
 		"lease-grant", fmt.Sprintf("grants of leases of %d s, %d/%d connections/clients", leaseTTL, leaseConns, leaseClients),
-		"leases", []*metric{serverCPU, rate, p50, p99, idleCores, memory},
+		"leases",
+		[]*metric{serverCPU, rate, p50, p99, idleCores, memory},
 	}
 	aliveSheet = sheet{
 		"lease-alive", fmt.Sprintf("keep-alives, one each %v a lease, over %d streams", leasePeriod, leaseStreams),
-		"leases", []*metric{serverCPU, rate, p50, p99, memory},
+		"leases",
+		[]*metric{serverCPU, rate, p50, p99, memory},
 	}
 )
 

@@ -36,7 +36,8 @@ var (
 
 	listSheet = sheet{
 		"lists", "lists of all objects of a resource, of so many bytes each, on a server that was just started",
-		"objects, how", []*metric{listMs, firstMs, perKey, aboveMiB, listPut99},
+		"objects, how",
+		[]*metric{listMs, firstMs, perKey, aboveMiB, listPut99},
 	}
 )
 

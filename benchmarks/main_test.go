@@ -149,7 +149,8 @@ func TestLargest(t *testing.T) {
 func TestInTime(t *testing.T) {
 	report := func(renew, get time.Duration) *mix.Report {
 		return &mix.Report{Kinds: []mix.KindReport{
-			{Kind: mix.Renew, Latencies: []time.Duration{renew}}, {Kind: mix.Get, Latencies: []time.Duration{get}},
+			{Kind: mix.Renew, Latencies: []time.Duration{renew}},
+			{Kind: mix.Get, Latencies: []time.Duration{get}},
 			{Kind: mix.List, Latencies: []time.Duration{time.Minute}},
 		}}
 	}

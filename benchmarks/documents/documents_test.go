@@ -12,7 +12,8 @@ func TestDocuments(t *testing.T) {
 	for _, size := range []int{100, 1 << 10, 15 << 10} {
 		require.Len(t, Pod(7, 1, size), size)
 	}
-	require.Equal(t, Pod(7, 1, 1024), Pod(7, 1, 1024))
+	once, again := Pod(7, 1, 1024), Pod(7, 1, 1024)
+	require.Equal(t, once, again)
 	require.NotEqual(t, Pod(7, 1, 1024), Pod(8, 1, 1024))
 	require.NotEqual(t, Pod(7, 1, 1024), Pod(7, 2, 1024))
 	require.Len(t, Lease(3, 2), LeaseBytes)

@@ -101,7 +101,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 			return nil, err
 		}
 		watchers.Go(func() {
-			if err := r.follow(stream); err != nil && ctx.Err() == nil {
+			if err := r.follow(stream); ctx.Err() == nil {
 				fail(fmt.Errorf("a watcher: %w", err))
 			}
 		})
@@ -180,7 +180,7 @@ func watch(ctx context.Context, conn *grpc.ClientConn) (grpc.ClientStream, error
 	return stream, nil
 }
 
-// follow counts what a watcher is given.
+// follow counts what a watcher is given, until there is an error.
 func (r *run) follow(stream grpc.ClientStream) error {
 	var m raw.Message
 	var seen int64

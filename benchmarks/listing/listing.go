@@ -111,6 +111,7 @@ func parse(data []byte) (chunk, error) {
 			last = value
 		case rangeMore:
 			c.more = varint != 0
+		default:
 		}
 	})
 	c.last = raw.Bytes(last, kvKey)

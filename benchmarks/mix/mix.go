@@ -193,7 +193,7 @@ func (r *run) watchAll(ctx context.Context) (*sync.WaitGroup, error) {
 		}
 		r.watchers[name] = w
 		following.Go(func() {
-			if err := w.follow(); err != nil && ctx.Err() == nil {
+			if err := w.follow(); ctx.Err() == nil {
 				r.fail(fmt.Errorf("the watcher of %s: %w", name, err))
 			}
 		})

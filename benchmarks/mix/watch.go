@@ -59,7 +59,7 @@ const (
 	kvMod            = 3
 )
 
-// follow notes what comes, until the stream ends.
+// follow notes what comes, until there is an error.
 func (w *watcher) follow() error {
 	for {
 		var m raw.Message
@@ -75,6 +75,7 @@ func (w *watcher) follow() error {
 				mods = append(mods, raw.Varint(raw.Bytes(value, eventKV), kvMod))
 			case responseCanceled:
 				canceled = varint != 0
+			default:
 			}
 		})
 		if err != nil {

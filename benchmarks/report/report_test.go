@@ -150,7 +150,7 @@ func inside(t *testing.T, drawing string) {
 			require.NoError(t, err)
 		}
 	}
-	require.NotRegexp(t, regexp.MustCompile(`(NaN|Inf|="-\d)`), drawing)
+	require.NotRegexp(t, `(NaN|Inf|="-\d)`, drawing)
 }
 
 func TestColors(t *testing.T) {

@@ -113,7 +113,7 @@ func (s scale) ticks(n int) []float64 {
 	steps := []float64{1}
 	if spread < 1.2 {
 		steps = []float64{1, 2, 3, 5}
-	} else if spread < 2.2 {
+	} else if spread < 2.6 {
 		steps = []float64{1, 3}
 	}
 	every := max(1, math.Ceil(spread/float64(n)))
