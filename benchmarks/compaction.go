@@ -94,7 +94,7 @@ func runCompacted(ctx context.Context, t *turn) (err error) {
 	}
 	defer conn.Close()
 	kv := pb.NewKVClient(conn)
-	one, err := besideWriter(ctx, t, server, func() error { return sleep(ctx, t.measure) })
+	one, err := besideWriter(ctx, t, server, func() error { return openloop.Sleep(ctx, t.measure) })
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func runCompacted(ctx context.Context, t *turn) (err error) {
 		}
 		took = time.Since(began)
 		// What is put off until after the answer counts, too.
-		return sleep(ctx, max(0, t.measure-took))
+		return openloop.Sleep(ctx, max(0, t.measure-took))
 	})
 	if err != nil {
 		return err
@@ -191,11 +191,7 @@ func runSteady(ctx context.Context, t *turn, name string, value func(i int) []by
 		return err
 	}
 	took := time.Since(began)
-	after, err := settle(server)
-	if err != nil {
-		return err
-	}
-	space, err := server.DiskBytes()
+	after, space, err := settledOnDisk(server)
 	if err != nil {
 		return err
 	}

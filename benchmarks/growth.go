@@ -13,6 +13,7 @@ import (
 
 	"github.com/pebbledash/pebbledash/benchmarks/fill"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
+	"github.com/pebbledash/pebbledash/benchmarks/raw"
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
@@ -69,6 +70,19 @@ func (t *turn) grown(ctx context.Context, server process.Cluster, s sheet, row s
 	}
 	t.add(s, row, one)
 	return nil
+}
+
+// grownAfresh measures a population on a server of its own.
+func (t *turn) grownAfresh(ctx context.Context, s sheet, row string, p workload.Population, args ...string) (err error) {
+	server, stop, err := t.start(ctx, args...)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if err := t.populate(ctx, server, p, 0); err != nil {
+		return err
+	}
+	return t.grown(ctx, server, s, row, p)
 }
 
 // populate puts a population's keys from number from on.
@@ -128,7 +142,8 @@ func growWatchers(ctx context.Context, t *turn) (err error) {
 				}
 				defer conn.Close()
 			}
-			if err := watchQuiet(ctx, conn, watchers); err != nil {
+			quiet := &pb.WatchCreateRequest{Key: fmt.Appendf(nil, "/registry/benchmark/quiet/%08d", watchers)}
+			if _, err := raw.Watch(ctx, conn, quiet); err != nil {
 				return fmt.Errorf("watcher %d: %w", watchers, err)
 			}
 		}
@@ -137,25 +152,6 @@ func growWatchers(ctx context.Context, t *turn) (err error) {
 		}
 	}
 	return nil
-}
-
-// watchQuiet begins a watch of a key that is never written.
-func watchQuiet(ctx context.Context, conn *grpc.ClientConn, i int) error {
-	stream, err := pb.NewWatchClient(conn).Watch(ctx)
-	if err != nil {
-		return err
-	}
-	err = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
-		CreateRequest: &pb.WatchCreateRequest{Key: fmt.Appendf(nil, "/registry/benchmark/quiet/%08d", i)},
-	}})
-	if err != nil {
-		return err
-	}
-	r, err := stream.Recv()
-	if err == nil && (!r.Created || r.Canceled) {
-		err = fmt.Errorf("the watch was refused: %s", r.CancelReason)
-	}
-	return err
 }
 
 // growGroups has more raft groups each time, up to the most there can be, each with its
@@ -172,18 +168,8 @@ func growGroups(ctx context.Context, t *turn) error {
 		if !process.IsEtcd(t.peer().binary) {
 			args = append(args, "--resource-groups="+resourceGroups(groups, resources))
 		}
-		err := func() (err error) {
-			server, stop, err := t.start(ctx, args...)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, stop()) }()
-			if err := t.populate(ctx, server, p, 0); err != nil {
-				return err
-			}
-			return t.grown(ctx, server, growthSheet("groups", "the number of raft groups that 15 resources are in"), fmt.Sprint(groups), p)
-		}()
-		if err != nil {
+		s := growthSheet("groups", "the number of raft groups that 15 resources are in")
+		if err := t.grownAfresh(ctx, s, fmt.Sprint(groups), p, args...); err != nil {
 			return fmt.Errorf("%d groups: %w", groups, err)
 		}
 	}
@@ -205,19 +191,8 @@ func resourceGroups(groups, resources int) string {
 // growValues has larger values each time, and fewer keys of the largest.
 func growValues(ctx context.Context, t *turn) error {
 	for _, size := range []int{100, 1 << 10, 10 << 10, 100 << 10, 1 << 20} {
-		err := func() (err error) {
-			server, stop, err := t.start(ctx, t.roomy())
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, stop()) }()
-			p := workload.Population{Keys: min(growthKeys, growthBytes/size), ValueBytes: size}
-			if err := t.populate(ctx, server, p, 0); err != nil {
-				return err
-			}
-			return t.grown(ctx, server, growthSheet("bytes", "the size of values"), fmt.Sprint(size), p)
-		}()
-		if err != nil {
+		p := workload.Population{Keys: min(growthKeys, growthBytes/size), ValueBytes: size}
+		if err := t.grownAfresh(ctx, growthSheet("bytes", "the size of values"), fmt.Sprint(size), p, t.roomy()); err != nil {
 			return fmt.Errorf("values of %d bytes: %w", size, err)
 		}
 	}

@@ -60,19 +60,11 @@ func runLarge(ctx context.Context, t *turn) (err error) {
 		return err
 	}
 	took := time.Since(began)
-	peak, err := server.PeakBytes()
+	peak, idle, err := peakAndIdle(server)
 	if err != nil {
 		return err
 	}
-	idle, err := settled(server)
-	if err != nil {
-		return err
-	}
-	after, err := server.Usage()
-	if err != nil {
-		return err
-	}
-	space, err := server.DiskBytes()
+	after, space, err := settledOnDisk(server)
 	if err != nil {
 		return err
 	}
@@ -111,11 +103,7 @@ func restartLarge(ctx context.Context, server process.Cluster, key []byte, one s
 	if len(r.Kvs) != 1 {
 		return fmt.Errorf("%s is lost", key)
 	}
-	peak, err := server.PeakBytes()
-	if err != nil {
-		return err
-	}
-	idle, err := settled(server)
+	peak, idle, err := peakAndIdle(server)
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func grantAll(ctx context.Context, t *turn, server process.Cluster, clients []pb
 	if _, err := settle(server); err != nil {
 		return nil, err
 	}
-	idle, idleFor, err := used(server, func() error { return sleep(ctx, t.warmup) })
+	idle, idleFor, err := used(server, func() error { return openloop.Sleep(ctx, t.warmup) })
 	if err != nil {
 		return nil, err
 	}
@@ -113,18 +113,6 @@ func grantAll(ctx context.Context, t *turn, server process.Cluster, clients []pb
 		idleCores: idle.CPU.Seconds() * 1000 / idleFor.Seconds(), memory: mib(peak),
 	})
 	return ids, nil
-}
-
-// sleep lets time pass.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // aliveStream is a stream of keep-alives, whose answers come in the order of the
@@ -168,10 +156,10 @@ func keepAlive(ctx context.Context, t *turn, server process.Cluster, clients []p
 		})
 		close(done)
 	}()
-	if err := sleep(ctx, time.Until(from)); err != nil {
+	if err := openloop.Until(ctx, from); err != nil {
 		return err
 	}
-	usage, _, err := used(server, func() error { return sleep(ctx, time.Until(end)) })
+	usage, _, err := used(server, func() error { return openloop.Until(ctx, end) })
 	if err != nil {
 		return err
 	}

@@ -102,11 +102,7 @@ func prepare(ctx context.Context, leader *process.Server) error {
 // whole notes what the server has used over all loads, with what it puts off
 // until after a measurement: flushes and compactions.
 func whole(server process.Cluster, before process.Usage, writes int, t *turn) error {
-	after, err := settle(server)
-	if err != nil {
-		return err
-	}
-	space, err := server.DiskBytes()
+	after, space, err := settledOnDisk(server)
 	if err != nil {
 		return err
 	}

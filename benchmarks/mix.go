@@ -77,30 +77,26 @@ func inTime(r *mix.Report) bool {
 // It returns 0 if the first is not ok.
 func largest(first, most, steps int, ok func(n int) (bool, error)) (int, error) {
 	good, bad := 0, 0
-	for n := first; bad == 0 && n <= most; n *= 2 {
+	try := func(n int) error {
 		fine, err := ok(n)
-		if err != nil {
-			return 0, err
-		}
 		if fine {
 			good = n
 		} else {
 			bad = n
+		}
+		return err
+	}
+	for n := first; bad == 0 && n <= most; n *= 2 {
+		if err := try(n); err != nil {
+			return 0, err
 		}
 	}
 	if good == 0 || bad == 0 {
 		return good, nil
 	}
 	for range steps {
-		n := (good + bad) / 2
-		fine, err := ok(n)
-		if err != nil {
+		if err := try((good + bad) / 2); err != nil {
 			return 0, err
-		}
-		if fine {
-			good = n
-		} else {
-			bad = n
 		}
 	}
 	return good, nil

@@ -95,6 +95,26 @@ func settled(server process.Cluster) (int64, error) {
 	return server.RSSBytes()
 }
 
+// settledOnDisk is what the server has used once it is idle, and the space it takes.
+func settledOnDisk(server process.Cluster) (process.Usage, int64, error) {
+	usage, err := settle(server)
+	if err != nil {
+		return process.Usage{}, 0, err
+	}
+	space, err := server.DiskBytes()
+	return usage, space, err
+}
+
+// peakAndIdle is what was resident at most until now, and what is once the server is
+// idle.
+func peakAndIdle(server process.Cluster) (peak, idle int64, err error) {
+	if peak, err = server.PeakBytes(); err != nil {
+		return 0, 0, err
+	}
+	idle, err = settled(server)
+	return peak, idle, err
+}
+
 // used calls do, and returns what the server has used meanwhile, and how long it took.
 func used(server process.Cluster, do func() error) (process.Usage, time.Duration, error) {
 	before, err := server.Usage()

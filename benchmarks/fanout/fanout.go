@@ -157,27 +157,9 @@ func dial(address string) (*grpc.ClientConn, error) {
 
 // watch begins a watch, and returns when it is there.
 func watch(ctx context.Context, conn *grpc.ClientConn) (grpc.ClientStream, error) {
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
-		pb.Watch_Watch_FullMethodName, raw.Option())
-	if err != nil {
-		return nil, err
-	}
 	end := []byte(prefix)
 	end[len(end)-1]++
-	err = stream.SendMsg(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
-		CreateRequest: &pb.WatchCreateRequest{Key: []byte(prefix), RangeEnd: end},
-	}})
-	if err != nil {
-		return nil, err
-	}
-	var created pb.WatchResponse
-	if err := stream.RecvMsg(&created); err != nil {
-		return nil, err
-	}
-	if !created.Created || created.Canceled {
-		return nil, fmt.Errorf("the watch was refused: %s", created.CancelReason)
-	}
-	return stream, nil
+	return raw.Watch(ctx, conn, &pb.WatchCreateRequest{Key: []byte(prefix), RangeEnd: end})
 }
 
 // follow counts what a watcher is given, until there is an error.

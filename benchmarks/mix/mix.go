@@ -126,7 +126,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	// What was sent last comes last.
 	missing, open := r.outstanding()
 	for deadline := time.Now().Add(patience); missing+open > 0 && err == nil && time.Now().Before(deadline); {
-		err = until(ctx, time.Now().Add(10*time.Millisecond))
+		err = openloop.Sleep(ctx, 10*time.Millisecond)
 		missing, open = r.outstanding()
 	}
 	for _, w := range r.watchers {
@@ -214,19 +214,19 @@ func (r *run) send(ctx context.Context, begin, from, end time.Time) error {
 			})
 		})
 	}
-	if err := until(ctx, from); err != nil {
+	if err := openloop.Until(ctx, from); err != nil {
 		return err
 	}
 	if err := r.cfg.Begin(); err != nil {
 		return err
 	}
-	if err := until(ctx, from.Add(r.cfg.Measure/2)); err != nil {
+	if err := openloop.Until(ctx, from.Add(r.cfg.Measure/2)); err != nil {
 		return err
 	}
 	if err := r.compact(ctx); err != nil {
 		return err
 	}
-	if err := until(ctx, end); err != nil {
+	if err := openloop.Until(ctx, end); err != nil {
 		return err
 	}
 	err := r.cfg.End()
@@ -242,17 +242,6 @@ func (r *run) outstanding() (missing, open int) {
 		missing, open = missing+m, open+o
 	}
 	return missing, open
-}
-
-func until(ctx context.Context, t time.Time) error {
-	timer := time.NewTimer(time.Until(t))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // note notes an answer. Progress is noted when it comes.

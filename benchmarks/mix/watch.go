@@ -2,7 +2,7 @@ package mix
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync"
 	"time"
 
@@ -28,25 +28,13 @@ type watcher struct {
 
 // watch begins to watch a resource from a revision on.
 func watch(ctx context.Context, r *resource, revision int64, progress *openloop.Recorder) (*watcher, error) {
-	stream, err := r.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
-		pb.Watch_Watch_FullMethodName, raw.Option())
-	if err != nil {
-		return nil, err
-	}
 	end := []byte(r.prefix())
 	end[len(end)-1]++
-	err = stream.SendMsg(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+	stream, err := raw.Watch(ctx, r.conn, &pb.WatchCreateRequest{
 		Key: []byte(r.prefix()), RangeEnd: end, StartRevision: revision, PrevKv: true, ProgressNotify: true,
-	}}})
+	})
 	if err != nil {
 		return nil, err
-	}
-	var created pb.WatchResponse
-	if err := stream.RecvMsg(&created); err != nil {
-		return nil, err
-	}
-	if !created.Created || created.Canceled {
-		return nil, fmt.Errorf("the watch of %s was refused: %s", r.name, created.CancelReason)
 	}
 	return &watcher{stream: stream, wrote: map[int64]time.Time{}, arrived: map[int64]time.Time{}, progress: progress}, nil
 }
@@ -82,7 +70,7 @@ func (w *watcher) follow() error {
 			return err
 		}
 		if canceled {
-			return fmt.Errorf("a watch was canceled")
+			return errors.New("it was canceled")
 		}
 		w.mu.Lock()
 		for _, mod := range mods {

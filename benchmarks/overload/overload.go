@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 	"github.com/pebbledash/pebbledash/benchmarks/raw"
 	"github.com/pebbledash/pebbledash/benchmarks/requests"
@@ -177,17 +178,6 @@ func together(n int, run func(i int) error) error {
 	return nil
 }
 
-func until(ctx context.Context, t time.Time) error {
-	timer := time.NewTimer(time.Until(t))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 func value(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -217,7 +207,7 @@ func renew(ctx context.Context, c *client) error {
 		lease := value(leaseBytes)
 		next := time.Now().Add(period * time.Duration(i) / nodes)
 		for next.Before(c.to) {
-			if err := until(ctx, next); err != nil {
+			if err := openloop.Until(ctx, next); err != nil {
 				return err
 			}
 			began := time.Now()
@@ -262,7 +252,7 @@ func storm(ctx context.Context, c *client) error {
 				return err
 			}
 			if err != nil { // It was refused.
-				if err := until(ctx, time.Now().Add(time.Duration(rand.Int64N(int64(2*backoff))))); err != nil {
+				if err := openloop.Until(ctx, time.Now().Add(time.Duration(rand.Int64N(int64(2*backoff))))); err != nil {
 					return err
 				}
 			}
@@ -293,7 +283,7 @@ func list(ctx context.Context, c *client) error {
 				c.bytes.Add(int64(got))
 			}
 			if err != nil {
-				if err := until(ctx, time.Now().Add(backoff)); err != nil {
+				if err := openloop.Until(ctx, time.Now().Add(backoff)); err != nil {
 					return err
 				}
 			} else if got < pods*podBytes {
