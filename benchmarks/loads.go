@@ -28,11 +28,17 @@ var (
 	loadColumns    = []*metric{serverCPU, rate, p50, p99, memory, written, clientCPU}
 	clusterColumns = []*metric{serverCPU, leaderCPU, rate, p50, p99, memory, written, clientCPU}
 
-	wholeSheet = sheet{
-		"whole", "whole turns, idle again at the end", "",
-		[]*metric{wholeStart, wholeCPU, wholeBytes, disk},
-	}
+	wholeColumns = []*metric{wholeStart, wholeCPU, wholeBytes, disk}
 )
+
+// wholeSheet is the table of whole turns.
+func wholeSheet(p *plan) sheet {
+	name := "whole"
+	if p.members > 1 {
+		name = "whole-members"
+	}
+	return sheet{name, "whole turns, idle again at the end", "", wholeColumns}
+}
 
 // loadSheet is a load's table.
 func loadSheet(p *plan, l workload.Load) sheet {
@@ -106,7 +112,7 @@ func whole(server process.Cluster, before process.Usage, writes int, t *turn) er
 	if err != nil {
 		return err
 	}
-	t.add(wholeSheet, "", sample{
+	t.add(wholeSheet(t.plan), "", sample{
 		wholeStart: server.Started().Seconds() * 1000,
 		wholeCPU:   (after.CPU - before.CPU).Seconds(),
 		wholeBytes: float64(after.WrittenBytes-before.WrittenBytes) / float64(max(writes, 1)),

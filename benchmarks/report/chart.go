@@ -88,12 +88,14 @@ const (
 	chartWidth  = 560.0
 	laneHeight  = 12.0
 	rowGap      = 9.0
-	charWidth   = 6.3 // of a row's name, at 11.5 px
+	charWidth   = 7.0 // of a row's name, at 11.5 px
 	axisHeight  = 24.0
 	labelWidth  = 46.0 // of a number behind a point
 	lineHeight  = 250.0
 	axisWidth   = 46.0
 	belowHeight = 40.0
+	// manyLines is from how many rows on a chart has its axis above, too.
+	manyLines = 10
 )
 
 // dots draws a row a line: a point for each server, and from its least to its greatest
@@ -106,21 +108,28 @@ func (c *chart) dots() string {
 	}
 	left := max(12, float64(longest)*charWidth+12)
 	rowHeight := float64(len(peers))*laneHeight + rowGap
-	s := &svg{width: max(chartWidth, left+300), height: float64(len(c.lines))*rowHeight + axisHeight + 6}
+	first := 4.0 // where the first row begins
+	if len(c.lines) > manyLines {
+		first += axisHeight // for a second axis: the other one is out of sight
+	}
+	s := &svg{width: max(chartWidth, left+300), height: first + float64(len(c.lines))*rowHeight + axisHeight}
 	bottom := s.height - axisHeight
 	x := newScale(c.values(), left, s.width-labelWidth-6, false)
 	for i := range c.lines {
 		if i%2 == 0 {
-			s.rect(0, 4+float64(i)*rowHeight, s.width, rowHeight, "band")
+			s.rect(0, first+float64(i)*rowHeight, s.width, rowHeight, "band")
 		}
 	}
 	for _, t := range x.ticks(5) {
-		s.line(x.at(t), 4, x.at(t), bottom, "grid", "")
+		s.line(x.at(t), first, x.at(t), bottom, "grid", "")
 		s.text(x.at(t), bottom+15, "middle", "tick", short(t))
+		if len(c.lines) > manyLines {
+			s.text(x.at(t), first-6, "middle", "tick", short(t))
+		}
 	}
 	s.line(left, bottom, s.width-labelWidth, bottom, "axis", "")
 	for i, l := range c.lines {
-		top := 4 + float64(i)*rowHeight
+		top := first + float64(i)*rowHeight
 		s.text(left-8, top+rowHeight/2+4, "end", "name", l.name)
 		for _, p := range l.points {
 			y := top + rowGap/2 + (float64(slices.Index(peers, p.peer))+0.5)*laneHeight

@@ -29,12 +29,13 @@ var sections = []section{
 		[]string{"put256", "put1k", "put16k", "txn1k", "get1k", "get1k-serializable"},
 		[]string{"CPU µs/op", "ops/s", "p50 ms", "p99 ms", "RSS MiB", "written B/op"},
 	},
-	{"Whole turns", "", []string{"whole"}, []string{"start ms", "CPU s", "written B/write", "disk MiB"}},
+	{"Whole turns, one member", "", []string{"whole"}, wholeMetrics},
 	{
 		"Three members", "CPU, memory and bytes are sums over the members.",
 		[]string{"put256-groups", "put1k-groups", "txn1k-groups"},
 		[]string{"CPU µs/op", "ops/s", "p50 ms", "p99 ms", "RSS MiB", "written B/op"},
 	},
+	{"Whole turns, three members", "", []string{"whole-members"}, wholeMetrics},
 	{
 		"What kube-apiserver sends", "Open loop, from when each request was due.",
 		[]string{"mix"},
@@ -72,6 +73,8 @@ var sections = []section{
 	{"Growth: raft groups", "Level is good; etcd has one.", []string{"growth-groups"}, growthMetrics},
 	{"Growth: bytes of a value", "", []string{"growth-bytes"}, growthMetrics},
 }
+
+var wholeMetrics = []string{"start ms", "CPU s", "written B/write", "disk MiB"}
 
 var growthMetrics = []string{"put CPU µs/op", "put p50 ms", "get CPU µs/op", "get p50 ms"}
 
@@ -114,21 +117,25 @@ func withRest(files []*record.File) []section {
 	return all
 }
 
-// rowsOf are the rows of a sheet. Of each row and server the latest result counts.
+// rowsOf are the rows of a sheet. Of each row the latest result counts, with all servers:
+// what was measured at another time is not compared.
 func rowsOf(files []*record.File, sheet string) (rows []record.Row, from []string) {
+	byRow := map[string]*record.File{}
 	for _, f := range files { // The oldest first.
 		for _, r := range f.Rows {
 			if r.Sheet != sheet {
 				continue
 			}
-			if !slices.Contains(from, f.Name) {
-				from = append(from, f.Name)
-			}
-			i := slices.IndexFunc(rows, func(o record.Row) bool { return o.Row == r.Row && o.Peer == r.Peer })
-			if i < 0 {
+			byRow[r.Row] = f
+		}
+	}
+	for _, f := range files {
+		for _, r := range f.Rows {
+			if r.Sheet == sheet && byRow[r.Row] == f {
 				rows = append(rows, r)
-			} else {
-				rows[i] = r
+				if !slices.Contains(from, f.Name) {
+					from = append(from, f.Name)
+				}
 			}
 		}
 	}
