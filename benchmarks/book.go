@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"text/tabwriter"
 
@@ -28,7 +29,8 @@ var (
 	perByte   = &metric{"written B/B"}
 )
 
-// sample is what was measured of one cell, or of one turn.
+// sample is what was measured of one cell, or of one turn; what is not in it was not
+// measured.
 type sample map[*metric]float64
 
 // sheet is a table: what it is of, and its columns.
@@ -147,7 +149,11 @@ func (b *book) records() []record.Row {
 func values(samples []sample, m *metric) []float64 {
 	xs := make([]float64, 0, len(samples))
 	for _, s := range samples {
-		xs = append(xs, s[m])
+		x, ok := s[m]
+		if !ok {
+			x = math.NaN()
+		}
+		xs = append(xs, x)
 	}
 	return xs
 }

@@ -162,7 +162,7 @@ func besideWriter(ctx context.Context, t *turn, server process.Cluster, do func(
 	latencies := recorder.Latencies()
 	return sample{
 		p50: milliseconds(latencies, 0.5), p99: milliseconds(latencies, 0.99), worst: milliseconds(latencies, 1),
-		cores: usage.CPU.Seconds() / took.Seconds(), memory: mib(peak), compactSeconds: 0,
+		cores: usage.CPU.Seconds() / took.Seconds(), memory: mib(peak),
 	}, nil
 }
 

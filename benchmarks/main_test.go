@@ -80,10 +80,11 @@ func TestBook(t *testing.T) {
 	load := sheet{"put", "put, 256 B", "conns/clients", []*metric{serverCPU, rate}}
 	// The machine is half as fast in the second turn; the ratio stays.
 	for _, slow := range []float64{1, 2} {
-		b.add(load, "1/2", 0, sample{serverCPU: 10 * slow})
+		b.add(load, "1/2", 0, sample{serverCPU: 10 * slow, rate: 5})
 		b.add(load, "1/2", 2, sample{serverCPU: 40 * slow})
 	}
 	b.add(load, "8/64", 1, sample{serverCPU: 3})
+	b.add(load, "8/64", 1, sample{})
 	var text strings.Builder
 	require.NoError(t, b.write(&text))
 	require.Contains(t, text.String(), "put, 256 B")
@@ -91,13 +92,13 @@ func TestBook(t *testing.T) {
 	require.Regexp(t, `theirs +60.0 \(40.0-80.0\)`, text.String())
 	require.Regexp(t, `mine : theirs +0.25 `, text.String())
 	require.NotContains(t, text.String(), "third : theirs", "it took no part in what theirs did")
-	require.Regexp(t, `8/64 +third +3.00`, text.String())
+	require.Regexp(t, `8/64 +third +3.00 +-`, text.String(), "what was not measured is no zero")
 
 	rows := b.records()
 	require.Len(t, rows, 3)
 	require.Equal(t, record.Row{
 		Sheet: "put", Title: "put, 256 B", First: "conns/clients", Row: "1/2", Peer: "mine",
-		Values: record.Values{"CPU µs/op": {10, 20}, "ops/s": {0, 0}},
+		Values: record.Values{"CPU µs/op": {10, 20}, "ops/s": {5, 5}},
 	}, rows[0])
 }
 

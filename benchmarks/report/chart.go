@@ -155,7 +155,7 @@ func (c *chart) numeric() bool {
 // curves draws a curve for each server over what rows differ in, both logarithmic: what
 // does not depend on it is level.
 func (c *chart) curves(below string) string {
-	s := &svg{width: 400, height: lineHeight}
+	s := &svg{width: 376, height: lineHeight}
 	bottom := s.height - belowHeight
 	var xs []float64
 	for _, l := range c.lines {

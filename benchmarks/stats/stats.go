@@ -14,13 +14,13 @@ type Summary struct {
 	Median, Low, High float64
 }
 
-// Summarize summarizes measurements. Of none, everything is NaN.
+// Summarize summarizes measurements. NaN is none; of none, everything is NaN.
 func Summarize(xs []float64) Summary {
-	if len(xs) == 0 {
+	sorted := slices.DeleteFunc(slices.Sorted(slices.Values(xs)), math.IsNaN)
+	n := len(sorted)
+	if n == 0 {
 		return Summary{math.NaN(), math.NaN(), math.NaN()}
 	}
-	sorted := slices.Sorted(slices.Values(xs))
-	n := len(sorted)
 	median := sorted[n/2]
 	if n%2 == 0 {
 		median = (sorted[n/2-1] + sorted[n/2]) / 2
