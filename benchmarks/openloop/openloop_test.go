@@ -81,3 +81,13 @@ func TestRunEnds(t *testing.T) {
 		Run(t.Context(), 0, 1, begin, begin.Add(time.Hour), func(int, time.Time) { t.Error("a rate of nothing") })
 	})
 }
+
+// What was due before or after the measurement is not in it, whenever it was answered.
+func TestRecorder(t *testing.T) {
+	from := time.Now()
+	r := NewRecorder(from, from.Add(time.Minute))
+	for due, took := range map[time.Duration]time.Duration{-1: 2, 0: 7, time.Minute - 1: 5, time.Minute: 3} {
+		r.Took(from.Add(due), took)
+	}
+	require.Equal(t, []time.Duration{5, 7}, r.Latencies())
+}
