@@ -14,6 +14,7 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/mix"
 	"github.com/pebbledash/pebbledash/benchmarks/overload"
 	"github.com/pebbledash/pebbledash/benchmarks/record"
+	"github.com/pebbledash/pebbledash/benchmarks/report"
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
@@ -161,4 +162,36 @@ func TestInTime(t *testing.T) {
 	lost := report(1, 1)
 	lost.Missing = 1
 	require.False(t, inTime(lost))
+}
+
+// What is drawn, and what goals are about, is what the tables have.
+func TestReportKnowsTheTables(t *testing.T) {
+	one, three := &plan{members: 1}, &plan{members: 3}
+	sheets := []sheet{
+		wholeSheet(one), wholeSheet(three), overloadSheet, aroundSheet, fanoutSheet, snapshotSheet(one), listSheet,
+		grantSheet, aliveSheet, largeSheet, compactionSheet, steadySheet, failoverSheet, mixSheet, mixKindSheet, mixMostSheet,
+	}
+	for _, of := range []string{"keys", "watchers", "groups", "bytes"} {
+		sheets = append(sheets, growthSheet(of, ""))
+	}
+	for _, l := range workload.All() {
+		sheets = append(sheets, loadSheet(one, l))
+	}
+	columns := map[string][]string{}
+	for _, s := range sheets {
+		for _, m := range s.columns {
+			columns[s.name] = append(columns[s.name], m.title)
+		}
+		require.NotEmpty(t, report.Metrics(s.name), s.name)
+	}
+	for name, own := range columns {
+		for _, m := range report.Metrics(name) {
+			if !strings.HasPrefix(name, "overload") && !strings.HasPrefix(name, "lease-") { // These two share a section.
+				require.Contains(t, own, m, name)
+			}
+		}
+	}
+	for _, g := range report.Goals {
+		require.Contains(t, columns[g.Sheet], g.Metric, g.What)
+	}
 }

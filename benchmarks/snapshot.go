@@ -34,13 +34,17 @@ var (
 	snapshotColumns = []*metric{fillSeconds, firstSeconds, saveSeconds, saveCPU, fileMiB, beforeMiB, aboveMiB}
 )
 
-// runSnapshot fills a server and takes a snapshot of it, which goes nowhere.
-func runSnapshot(ctx context.Context, t *turn) (err error) {
-	p := t.plan
-	snapshotSheet := sheet{
+// snapshotSheet is the table of a snapshot.
+func snapshotSheet(p *plan) sheet {
+	return sheet{
 		"snapshot", fmt.Sprintf("a snapshot of %d MiB of values of %d KiB, to a client that keeps nothing", p.fill>>20, snapshotValue>>10),
 		"", snapshotColumns,
 	}
+}
+
+// runSnapshot fills a server and takes a snapshot of it, which goes nowhere.
+func runSnapshot(ctx context.Context, t *turn) (err error) {
+	p := t.plan
 	servers, stop, err := t.start(ctx, "--quota-backend-bytes=-1") // none
 	if err != nil {
 		return err
@@ -81,7 +85,7 @@ func runSnapshot(ctx context.Context, t *turn) (err error) {
 	if err != nil {
 		return err
 	}
-	t.add(snapshotSheet, "", sample{
+	t.add(snapshotSheet(p), "", sample{
 		fillSeconds: filled.Seconds(), firstSeconds: first.Seconds(), saveSeconds: took.Seconds(),
 		saveCPU: (after.CPU - used.CPU).Seconds(), fileMiB: float64(size) / (1 << 20),
 		beforeMiB: float64(before) / (1 << 20), aboveMiB: float64(peak-before) / (1 << 20),

@@ -203,3 +203,12 @@ func (c *chart) sortNumeric() {
 		return cmp.Compare(x, y)
 	})
 }
+
+// nameNumbers says of rows that are named by a number only what it is of.
+func (c *chart) nameNumbers(of string) {
+	for i, l := range c.lines {
+		if _, err := strconv.ParseFloat(l.name, 64); err == nil {
+			c.lines[i].name += " " + of
+		}
+	}
+}

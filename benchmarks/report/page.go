@@ -67,11 +67,22 @@ var sections = []section{
 	{"A writer beside a compaction", "", []string{"compaction"}, []string{"p50 ms", "p99 ms", "worst ms", "compaction s"}},
 	{"Bytes written in the long run", "", []string{"steady"}, []string{"written B/B", "CPU µs/op", "ops/s"}},
 	{"The leader's end", "", []string{"failover"}, []string{"next write ms", "worst ms", "member back ms"}},
-	{"A snapshot of a large store", "", []string{"snapshot"}, []string{"snapshot s", "first byte s", "above it MiB", "CPU s"}},
+	{"A snapshot of a large store", "", []string{"snapshot"}, []string{"snapshot s", "first byte s", "above idle MiB", "CPU s"}},
 	{"Growth: keys", "Level is good.", []string{"growth-keys"}, growthMetrics},
 	{"Growth: watchers of other keys", "Level is good.", []string{"growth-watchers"}, growthMetrics},
 	{"Growth: raft groups", "Level is good; etcd has one.", []string{"growth-groups"}, growthMetrics},
 	{"Growth: bytes of a value", "", []string{"growth-bytes"}, growthMetrics},
+}
+
+// Metrics are what is drawn of a sheet.
+func Metrics(sheet string) []string {
+	var metrics []string
+	for _, s := range sections {
+		if slices.Contains(s.sheets, sheet) {
+			metrics = append(metrics, s.metrics...)
+		}
+	}
+	return metrics
 }
 
 var wholeMetrics = []string{"start ms", "CPU s", "written B/write", "disk MiB"}
@@ -204,6 +215,7 @@ func writeSection(out *strings.Builder, s section, files []*record.File) {
 			c.sortNumeric()
 			drawing = c.curves(below)
 		} else {
+			c.nameNumbers(below)
 			drawing = c.dots()
 		}
 		fmt.Fprintf(out, "<figure><figcaption>%s</figcaption>%s</figure>\n", html.EscapeString(c.title), drawing)
