@@ -62,12 +62,7 @@ func newBook(p *plan) *book { return &book{peers: p.peers} }
 
 // add keeps a sample. Sheets and rows come in the order in which they are first seen.
 func (b *book) add(s sheet, name string, who int, one sample) {
-	i := slices.IndexFunc(b.pages, func(p *page) bool { return p.name == s.name })
-	if i < 0 {
-		i = len(b.pages)
-		b.pages = append(b.pages, &page{sheet: s})
-	}
-	p := b.pages[i]
+	p := b.page(s)
 	j := slices.IndexFunc(p.rows, func(r *row) bool { return r.name == name })
 	if j < 0 {
 		j = len(p.rows)
@@ -76,9 +71,22 @@ func (b *book) add(s sheet, name string, who int, one sample) {
 	p.rows[j].samples[who] = append(p.rows[j].samples[who], one)
 }
 
-// write prints the sheets.
+// page is that of a sheet, a new one behind all others if there is none.
+func (b *book) page(s sheet) *page {
+	i := slices.IndexFunc(b.pages, func(p *page) bool { return p.name == s.name })
+	if i < 0 {
+		i = len(b.pages)
+		b.pages = append(b.pages, &page{sheet: s})
+	}
+	return b.pages[i]
+}
+
+// write prints the sheets that have rows.
 func (b *book) write(w io.Writer) error {
 	for _, p := range b.pages {
+		if len(p.rows) == 0 {
+			continue
+		}
 		fmt.Fprintf(w, "\n%s\n", p.title)
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintf(table, "  %s\tserver", p.first)

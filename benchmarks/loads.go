@@ -52,6 +52,9 @@ func loadSheet(p *plan, l workload.Load) sheet {
 // runLoads starts a server on an empty directory, runs all loads, and stops it.
 func runLoads(ctx context.Context, t *turn) (err error) {
 	loads := t.loads
+	for _, l := range loads {
+		t.book.page(loadSheet(t.plan, l)) // In this order, whoever takes part.
+	}
 	if process.IsKine(t.peer().binary) {
 		loads = slices.DeleteFunc(slices.Clone(loads), workload.Load.Full)
 	}
@@ -73,7 +76,7 @@ func runLoads(ctx context.Context, t *turn) (err error) {
 	if err != nil {
 		return err
 	}
-	writes := 0
+	writes, leftOut := 0, false
 	for _, load := range loads {
 		for _, shape := range t.shapes {
 			c := cell{p: t.plan, server: server, leader: leader, load: load, shape: shape}
@@ -85,6 +88,7 @@ func runLoads(ctx context.Context, t *turn) (err error) {
 				// Some of many writers wait for SQLite longer than we do.
 				fmt.Fprintf(t.progress, "kine is left out of %s at %s: %v\n", load.Name, shape, err)
 				t.add(loadSheet(t.plan, load), shape.String(), sample{})
+				leftOut = true
 				continue
 			}
 			if err != nil {
@@ -99,7 +103,15 @@ func runLoads(ctx context.Context, t *turn) (err error) {
 			}
 		}
 	}
-	return whole(server, before, writes, t)
+	one, err := whole(server, before, writes)
+	if err != nil {
+		return err
+	}
+	if leftOut {
+		delete(one, wholeBytes) // The writes that were left out are in the bytes.
+	}
+	t.add(wholeSheet(t.plan), "", one)
+	return nil
 }
 
 // prepare puts what loads are to read.
@@ -113,18 +125,17 @@ func prepare(ctx context.Context, leader *process.Server) error {
 
 // whole notes what the server has used over all loads, with what it puts off
 // until after a measurement: flushes and compactions.
-func whole(server process.Cluster, before process.Usage, writes int, t *turn) error {
+func whole(server process.Cluster, before process.Usage, writes int) (sample, error) {
 	after, space, err := settledOnDisk(server)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	t.add(wholeSheet(t.plan), "", sample{
+	return sample{
 		wholeStart: server.Started().Seconds() * 1000,
 		wholeCPU:   (after.CPU - before.CPU).Seconds(),
 		wholeBytes: float64(after.WrittenBytes-before.WrittenBytes) / float64(max(writes, 1)),
 		disk:       mib(space),
-	})
-	return nil
+	}, nil
 }
 
 // cell is one load in one shape on one server.

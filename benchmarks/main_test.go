@@ -5,6 +5,9 @@ package main
 import (
 	"errors"
 	"flag"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,6 +77,7 @@ func TestCommand(t *testing.T) {
 func TestVersions(t *testing.T) {
 	require.Equal(t, "etcd Version: 3.7.3, Pebbledash Version: v1",
 		versions("etcd Version: 3.7.3\nGit SHA: 1\nGo Version: go1\nPebbledash Version: v1\n"))
+	require.Equal(t, "kine version v0.17.5 (HEAD)", versions("kine version v0.17.5 (HEAD)\n"))
 }
 
 func TestBook(t *testing.T) {
@@ -193,5 +197,28 @@ func TestReportKnowsTheTables(t *testing.T) {
 	}
 	for _, g := range report.Goals {
 		require.Contains(t, columns[g.Sheet], g.Metric, g.What)
+	}
+}
+
+// What run.sh runs as "all" is understood, and gives all that goals are about.
+func TestAll(t *testing.T) {
+	script, err := os.ReadFile("run.sh")
+	require.NoError(t, err)
+	_, list, ok := strings.Cut(string(script), "for run in ")
+	require.True(t, ok)
+	list, _, ok = strings.Cut(list, "; do")
+	require.True(t, ok)
+	var ran []string
+	for _, run := range regexp.MustCompile(`'[^']*'|[a-z]+`).FindAllString(list, -1) {
+		words := append(strings.Fields(strings.Trim(run, "'")), "-server=a=b")
+		_, mode, err := parse(words)
+		require.NoError(t, err, run)
+		ran = append(ran, mode)
+	}
+	for name := range modes {
+		require.True(t, name == quickMode || slices.Contains(ran, name), name)
+	}
+	for _, g := range report.Goals {
+		require.Contains(t, ran, g.Modes[0], g.What)
 	}
 }
