@@ -20,7 +20,7 @@ GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
 # Flags of benchmarks/run.sh, and what there is to measure.
 BENCH ?=
-BENCH_MODES := quick full cluster lists leases large compaction failover mix growth fanout overload snapshot
+BENCH_MODES := quick full cluster lists leases large compaction failover mix growth fanout overload snapshot backup
 # Further arguments for the servers that `make run` and `make cluster` start.
 ARGS ?=
 KILLS ?= 50

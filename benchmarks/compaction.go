@@ -85,7 +85,7 @@ func runCompacted(ctx context.Context, t *turn) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := settle(server); err != nil {
+	if _, err := settle(server, settleTimeout); err != nil {
 		return err
 	}
 	conn, err := process.Dial(server[0].Address)

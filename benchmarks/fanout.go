@@ -62,10 +62,7 @@ func runFanout(ctx context.Context, t *turn, watchers int) (err error) {
 	var before, after process.Usage
 	var watching, peak int64
 	profiled := make(chan error, 1)
-	profile := ""
-	if p.profiles != "" {
-		profile = fmt.Sprintf("%s/%s-fanout-%d", p.profiles, t.peer().name, watchers)
-	}
+	profile := t.profileName(fmt.Sprintf("fanout-%d", watchers))
 	report, err := fanout.Run(ctx, fanout.Config{
 		Address: server.Address, Watchers: watchers, Rate: fanoutRate, Warmup: p.warmup, Measure: p.measure,
 		Watching: func() (err error) {

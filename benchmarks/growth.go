@@ -109,7 +109,7 @@ func growKeys(ctx context.Context, t *turn) (err error) {
 		if err := t.populate(ctx, server, p, from); err != nil {
 			return err
 		}
-		if _, err := settle(server); err != nil {
+		if _, err := settle(server, settleTimeout); err != nil {
 			return err
 		}
 		if err := t.grown(ctx, server, growthSheet("keys", "the number of keys of 1 KiB"), fmt.Sprint(n), p); err != nil {

@@ -99,7 +99,7 @@ func grantAll(ctx context.Context, t *turn, server process.Cluster, clients []pb
 	if err != nil {
 		return nil, err
 	}
-	if _, err := settle(server); err != nil {
+	if _, err := settle(server, settleTimeout); err != nil {
 		return nil, err
 	}
 	idle, idleFor, err := used(server, func() error { return openloop.Sleep(ctx, t.warmup) })

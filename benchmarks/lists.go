@@ -88,7 +88,7 @@ func runListSet(ctx context.Context, t *turn, set listSet) (err error) {
 		if err := errors.Join(server.Stop(), server[0].Restart(ctx)); err != nil {
 			return err
 		}
-		if l.idle, err = settled(server); err != nil {
+		if l.idle, err = settled(server, settleTimeout); err != nil {
 			return err
 		}
 		for _, c := range []struct {

@@ -80,9 +80,7 @@ func runLoads(ctx context.Context, t *turn) (err error) {
 	for _, load := range loads {
 		for _, shape := range t.shapes {
 			c := cell{p: t.plan, server: server, leader: leader, load: load, shape: shape}
-			if t.profiles != "" {
-				c.profile = profileName(t, load, shape)
-			}
+			c.profile = t.profileName(cellName(load, shape))
 			s, err := c.run(ctx)
 			if process.IsKine(t.peer().binary) && err != nil && ctx.Err() == nil {
 				// Some of many writers wait for SQLite longer than we do.

@@ -17,6 +17,7 @@
 //	overload.go    too many of them
 //	fanout.go      one event to many watchers
 //	snapshot.go    a snapshot of a large store
+//	backup.go      our own backups of one, whole and incremental, and a restore
 //	lists.go       lists, whole, in pages, and as streams
 //	leases.go      leases granted and kept alive
 //	large.go       a large store: load, memory, disk, restart

@@ -53,7 +53,7 @@ func TestParse(t *testing.T) {
 	require.Equal(t, []string{overload.Lists}, p.around)
 
 	for _, bad := range []string{
-		"overload -server=a=b -around=x", "quick -server=a=b -keys=5", "large -server=a=b -keys=0", "mix -server=a=b -nodes=1,x", "", "slow", "quick", "-server=a", "-server=a=", "-server=a=b x", "-server=a=b -turns=0", "-server=a=b -loads=x",
+		"overload -server=a=b -around=x", "quick -server=a=b -keys=5", "large -server=a=b -keys=0", "mix -server=a=b -nodes=1,x", "quick -server=a=b -fill=5", "backup -server=a=b -value=0", "snapshot -server=a=b -fill=5 -value=6", "large -server=a=b -scatter", "", "slow", "quick", "-server=a", "-server=a=", "-server=a=b x", "-server=a=b -turns=0", "-server=a=b -loads=x",
 	} {
 		_, _, err := parse(strings.Fields(bad))
 		require.Error(t, err, bad)
@@ -128,6 +128,24 @@ func TestWithOverrides(t *testing.T) {
 	require.Equal(t, []string{"a", "a-overrides", "b-overrides", "b"}, names)
 }
 
+// Keys of the store are in all families, whichever part of them is put, and no two alike.
+func TestStoreKey(t *testing.T) {
+	const keys = 20_000
+	for _, scatter := range []bool{false, true} {
+		for _, every := range []int{1, backupEvery} {
+			seen, prefixes := map[string]bool{}, map[string]bool{}
+			for i := range keys {
+				key := string(storeKey(i*every, scatter))
+				seen[key] = true
+				prefixes[key[:strings.LastIndex(key, "/")]] = true
+			}
+			require.Len(t, seen, keys, "%v %d", scatter, every)
+			require.Len(t, prefixes, 100, "%v %d: families and namespaces", scatter, every)
+		}
+	}
+	require.Equal(t, "/registry/events/namespace-1/00000000000000000101", string(storeKey(101, false)))
+}
+
 func TestListSets(t *testing.T) {
 	require.Len(t, listSets(100_000), 5)
 	require.Len(t, listSets(1000), 2)
@@ -172,7 +190,7 @@ func TestInTime(t *testing.T) {
 func TestReportKnowsTheTables(t *testing.T) {
 	one, three := &plan{members: 1}, &plan{members: 3}
 	sheets := []sheet{
-		wholeSheet(one), wholeSheet(three), overloadSheet, aroundSheet, fanoutSheet, snapshotSheet(one), listSheet,
+		wholeSheet(one), wholeSheet(three), overloadSheet, aroundSheet, fanoutSheet, snapshotSheet(one), backupSheet(one), listSheet,
 		grantSheet, aliveSheet, largeSheet, compactionSheet, steadySheet, failoverSheet, mixSheet, mixKindSheet, mixMostSheet,
 	}
 	for _, of := range []string{"keys", "watchers", "groups", "bytes"} {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -96,11 +95,7 @@ func runOverload(ctx context.Context, t *turn) (err error) {
 	}
 	began := time.Now()
 	profiled := make(chan error, 1)
-	var profile string
-	if p.profiles != "" {
-		profile = filepath.Join(p.profiles, fmt.Sprintf("%s-overload-%d", t.peer().name, t.number+1))
-	}
-	go func() { profiled <- takeProfile(ctx, address, profile, p.measure) }()
+	go func() { profiled <- takeProfile(ctx, address, t.profileName("overload"), p.measure) }()
 	loaded, err := runClients(ctx, overload.Nodes, address, p.warmup, p.measure)
 	if err != nil {
 		return err

@@ -40,8 +40,10 @@ type plan struct {
 
 	// around are the clients that are in the way in the overload.
 	around []string
-	// fill is how many bytes of values a snapshot is of.
-	fill int64
+	// fill is how many bytes of values a snapshot, or a backup, is of, value how many
+	// each has; scatter says that keys are not put in about their order.
+	fill, value int64
+	scatter     bool
 	// keys is how many keys a large store, the longest list, and growth go up to.
 	keys int
 	// leases is how many are kept alive.
@@ -72,8 +74,6 @@ type mode struct {
 
 const quickMode = "quick"
 
-const snapshotMode = "snapshot"
-
 var modes = map[string]mode{
 	quickMode: {runLoads, plan{
 		turns: 3, warmup: 500 * time.Millisecond, measure: 2 * time.Second,
@@ -92,7 +92,8 @@ var modes = map[string]mode{
 		around: []string{overload.Storm, overload.Lists},
 	}},
 	"fanout":     {runFanouts, plan{turns: 3, warmup: 2 * time.Second, measure: 5 * time.Second, members: 1}},
-	snapshotMode: {runSnapshot, plan{turns: 1, measure: 1, members: 1, fill: 5 << 30}},
+	"snapshot":   {runSnapshot, plan{turns: 1, measure: time.Second, members: 1, fill: 5 << 30, value: 8 << 10}},
+	"backup":     {runBackups, plan{turns: 1, measure: time.Second, members: 1, fill: 1 << 30, value: 1 << 10}},
 	"lists":      {runLists, plan{turns: 3, measure: 3 * time.Second, members: 1, keys: 100_000}},
 	"leases":     {runLeases, plan{turns: 3, warmup: time.Second, measure: 10 * time.Second, members: 1, leases: 10_000}},
 	"large":      {runLarge, plan{turns: 1, measure: 1, members: 1, keys: 1_000_000}},
@@ -144,7 +145,8 @@ func parse(args []string) (p *plan, name string, err error) {
 		return nil, "", fmt.Errorf("%q is not understood", flags.Args())
 	case len(p.peers) == 0:
 		return nil, "", errors.New("no -server to measure")
-	case p.members < 1 || p.turns < 1 || p.measure <= 0 || p.warmup < 0 || name == snapshotMode && p.fill < snapshotValue,
+	case p.members < 1 || p.turns < 1 || p.measure <= 0 || p.warmup < 0,
+		was.fill > 0 != (p.fill > 0), was.value > 0 != (p.value > 0), p.fill < p.value, p.scatter && was.fill == 0,
 		was.keys > 0 != (p.keys > 0), was.kills > 0 != (p.kills > 0), was.leases > 0 != (p.leases > 0),
 		was.revisions > 0 != (p.revisions > 0), was.puts > 0 != (p.puts > 0):
 		return nil, "", errors.New("nothing to measure, or a flag that says nothing to " + name)
@@ -190,7 +192,9 @@ func (p *plan) addFlags(flags *flag.FlagSet) {
 	flags.BoolVar(&p.overrides, "overrides", p.overrides,
 		"measure mix with addresses of their own for events, leases and pods, too: one server's, or processes of etcd")
 	flags.IntVar(&p.members, "members", p.members, "how many members each server is")
-	flags.Int64Var(&p.fill, "fill", p.fill, "how many bytes of values a snapshot is of")
+	flags.Int64Var(&p.fill, "fill", p.fill, "how many bytes of values a snapshot, or a backup, is of")
+	flags.Int64Var(&p.value, "value", p.value, "how many bytes each of these has")
+	flags.BoolVar(&p.scatter, "scatter", p.scatter, "put their keys in no order, instead of about as they sort")
 	flags.IntVar(&p.keys, "keys", p.keys, "how many keys large, the longest of lists, and growth have")
 	flags.IntVar(&p.leases, "leases", p.leases, "how many leases are kept alive in leases")
 	flags.IntVar(&p.revisions, "revisions", p.revisions, "how many versions of keys compaction compacts")

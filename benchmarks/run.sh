@@ -55,7 +55,10 @@ main() {
 		else
 			args=("-server=pebbledash=$root/bin/pebbledash" "${args[@]}")
 		fi
-		args+=("-server=etcd=$etcd")
+		# backup measures what only pebbledash has.
+		if [[ $mode != backup ]]; then
+			args+=("-server=etcd=$etcd")
+		fi
 	fi
 	commit=$(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)
 	exec "$root/bin/benchmarks" "$mode" "-commit=$commit" "${args[@]}"
@@ -68,7 +71,7 @@ all() {
 	local run failed=()
 	for run in 'full -turns=3' 'cluster -turns=3' 'overload -turns=2' fanout 'lists -turns=2' leases \
 		large 'large -keys=10000000' compaction failover 'mix -turns=1 -overrides' \
-		'mix -turns=1 -nodes=1000 -find -warmup=3s -measure=10s' growth 'snapshot -fill=1073741824'; do
+		'mix -turns=1 -nodes=1000 -find -warmup=3s -measure=10s' growth 'snapshot -fill=1073741824' backup; do
 		# shellcheck disable=SC2086 # Words.
 		"$here/run.sh" $run -save "$@" || failed+=("$run")
 	done

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -16,8 +17,8 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
-// snapshotValue is the size of a value.
-const snapshotValue = 8 << 10
+// snapshotSettle bounds the wait until flushes and compactions of a filled store are done.
+const snapshotSettle = 2 * time.Minute
 
 // families are resources of all groups, in equal parts.
 var families = []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
@@ -37,60 +38,92 @@ var (
 // snapshotSheet is the table of a snapshot.
 func snapshotSheet(p *plan) sheet {
 	return sheet{
-		"snapshot", fmt.Sprintf("a snapshot of %d MiB of values of %d KiB, to a client that keeps nothing", p.fill>>20, snapshotValue>>10),
+		"snapshot", fmt.Sprintf("a snapshot of %s, to a client that keeps nothing", p.filling()),
 		"", snapshotColumns,
 	}
 }
 
 // runSnapshot fills a server and takes a snapshot of it, which goes nowhere.
 func runSnapshot(ctx context.Context, t *turn) (err error) {
-	p := t.plan
-	servers, stop, err := t.start(ctx, "--quota-backend-bytes=-1") // none
+	server, stop, err := t.start(ctx, "--quota-backend-bytes=-1") // none
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	server := servers[0]
 	began := time.Now()
-	if err := fill.Run(ctx, fill.Config{
-		Address: server.Address, To: int(p.fill / snapshotValue), ValueBytes: snapshotValue, Progress: t.progress,
-		Stride: len(families),
-		Key: func(i int) []byte {
-			return fmt.Appendf(nil, "%snamespace-%d/%09d", families[i%len(families)], i%50, i)
-		},
-	}); err != nil {
+	if err := t.fillStore(ctx, server, 1); err != nil {
 		return err
 	}
 	filled := time.Since(began)
-	if err := server.ResetPeak(); err != nil {
+	var size int64
+	var first, took time.Duration
+	profiled := make(chan error, 1)
+	c, err := atRest(server, func() error {
+		go func() { profiled <- takeProfile(ctx, server[0].Address, t.profileName("snapshot"), t.measure) }()
+		var err error
+		size, first, took, err = take(ctx, server[0].Address)
 		return err
-	}
-	before, err := server.PeakBytes()
+	})
 	if err != nil {
 		return err
 	}
-	used, err := server.Usage()
-	if err != nil {
+	if err := <-profiled; err != nil {
 		return err
 	}
-	size, first, took, err := take(ctx, server.Address)
-	if err != nil {
-		return err
-	}
-	after, err := server.Usage()
-	if err != nil {
-		return err
-	}
-	peak, err := server.PeakBytes()
-	if err != nil {
-		return err
-	}
-	t.add(snapshotSheet(p), "", sample{
+	t.add(snapshotSheet(t.plan), "", sample{
 		fillSeconds: filled.Seconds(), firstSeconds: first.Seconds(), saveSeconds: took.Seconds(),
-		saveCPU: (after.CPU - used.CPU).Seconds(), fileMiB: float64(size) / (1 << 20),
-		beforeMiB: float64(before) / (1 << 20), aboveMiB: float64(peak-before) / (1 << 20),
+		saveCPU: c.cpu.Seconds(), fileMiB: mib(size), beforeMiB: mib(c.before), aboveMiB: mib(c.above),
 	})
 	return nil
+}
+
+// cost is what a server needs for something: time, and bytes resident before it and, at
+// most, above that.
+type cost struct {
+	took, cpu     time.Duration
+	before, above int64
+}
+
+// atRest calls do when the server has done what it has put off, and says what it costs.
+func atRest(server process.Cluster, do func() error) (cost, error) {
+	before, err := settled(server, snapshotSettle)
+	if err != nil {
+		return cost{}, err
+	}
+	usage, took, err := used(server, do)
+	if err != nil {
+		return cost{}, err
+	}
+	peak, err := server.PeakBytes()
+	return cost{took: took, cpu: usage.CPU, before: before, above: peak - before}, err
+}
+
+// filling says what the store is filled with.
+func (p *plan) filling() string {
+	order := "about as they sort"
+	if p.scatter {
+		order = "in no order"
+	}
+	return fmt.Sprintf("%d MiB of values of %d B, put %s", p.fill>>20, p.value, order)
+}
+
+// fillStore puts all keys of the store, or of every so many one.
+func (t *turn) fillStore(ctx context.Context, server process.Cluster, every int) error {
+	return fill.Run(ctx, fill.Config{
+		Address: server[0].Address, To: int(t.fill/t.value) / every, Stride: len(families),
+		Key:        func(i int) []byte { return storeKey(i*every, t.scatter) },
+		ValueBytes: int(t.value), Seed: byte(every), Progress: t.progress,
+	})
+}
+
+// storeKey is key i of the store. In their order keys are put about as they sort, unless
+// they are scattered.
+func storeKey(i int, scatter bool) []byte {
+	name := uint64(i)
+	if scatter {
+		name = bits.Reverse64(name * 0x9E3779B97F4A7C15) // The golden ratio's: no two are alike.
+	}
+	return fmt.Appendf(nil, "%snamespace-%d/%020d", families[i%len(families)], i%50, name)
 }
 
 // take takes a snapshot and checks its sum.

@@ -66,9 +66,9 @@ func (t *turn) roomy() string {
 const settleTimeout = 10 * time.Second
 
 // settle waits until the server is idle, if that is soon.
-func settle(server process.Cluster) (process.Usage, error) {
+func settle(server process.Cluster, within time.Duration) (process.Usage, error) {
 	const interval, idle = 250 * time.Millisecond, 0.04
-	for end := time.Now().Add(settleTimeout); ; {
+	for end := time.Now().Add(within); ; {
 		before, err := server.Usage()
 		if err != nil {
 			return process.Usage{}, err
@@ -85,8 +85,8 @@ func settle(server process.Cluster) (process.Usage, error) {
 }
 
 // settled is what is resident when the server is idle, from where its peak counts anew.
-func settled(server process.Cluster) (int64, error) {
-	if _, err := settle(server); err != nil {
+func settled(server process.Cluster, within time.Duration) (int64, error) {
+	if _, err := settle(server, within); err != nil {
 		return 0, err
 	}
 	if err := server.ResetPeak(); err != nil {
@@ -97,7 +97,7 @@ func settled(server process.Cluster) (int64, error) {
 
 // settledOnDisk is what the server has used once it is idle, and the space it takes.
 func settledOnDisk(server process.Cluster) (process.Usage, int64, error) {
-	usage, err := settle(server)
+	usage, err := settle(server, settleTimeout)
 	if err != nil {
 		return process.Usage{}, 0, err
 	}
@@ -111,7 +111,7 @@ func peakAndIdle(server process.Cluster) (peak, idle int64, err error) {
 	if peak, err = server.PeakBytes(); err != nil {
 		return 0, 0, err
 	}
-	idle, err = settled(server)
+	idle, err = settled(server, settleTimeout)
 	return peak, idle, err
 }
 

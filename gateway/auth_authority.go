@@ -289,6 +289,9 @@ func (s *Server) changeAuth(ctx context.Context, change func(st *auth.State) ([]
 		if err == nil {
 			err = admin(by)
 		}
+		if err == nil {
+			err = s.mayChange(ctx) // the users are the source's while another cluster is mirrored
+		}
 		if err != nil {
 			return toGRPC(err)
 		}

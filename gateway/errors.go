@@ -21,6 +21,9 @@ import (
 // cause: the log has it.
 var errInternal = status.Error(codes.Internal, "pebbledash: internal error; see the server's log")
 
+// errMirroring answers where it is not known from where a migration is.
+var errMirroring = status.Error(codes.FailedPrecondition, "pebbledash: a migration is on, and no other changes are taken until it is ended")
+
 // A row translates one sentinel of the storage into what etcd answers.
 type row struct{ storage, grpc error }
 
@@ -35,6 +38,9 @@ var rows = [...]row{
 	{lease.ErrTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
 	{lease.ErrNotPrimary, rpctypes.ErrGRPCLeaderChanged},
 	{evaluate.ErrInternal, errInternal},
+	{evaluate.ErrMirroring, errMirroring},
+	{evaluate.ErrNotMirroring, status.Error(codes.FailedPrecondition, "pebbledash: no migration is on")},
+	{evaluate.ErrMirrorGap, status.Error(codes.Aborted, "pebbledash: changes of the migration's source are missing before these")},
 	{group.ErrNoLeader, rpctypes.ErrGRPCNoLeader},
 	{group.ErrLeaderChanged, rpctypes.ErrGRPCLeaderChanged},
 	{group.ErrTimeout, rpctypes.ErrGRPCTimeout},
@@ -71,6 +77,7 @@ var rows = [...]row{
 	{member.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
 	{member.ErrNotEnoughStarted, rpctypes.ErrGRPCMemberNotEnoughStarted},
 	{member.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+	{member.ErrTooManyBackups, status.Error(codes.ResourceExhausted, member.ErrTooManyBackups.Error())},
 	// gRPC tells the client "context canceled" and "context deadline exceeded",
 	// as etcd leaves it to do.
 	{context.Canceled, context.Canceled},

@@ -20,8 +20,10 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/pebbledash/pebbledash/gateway/backuppb"
 	"github.com/pebbledash/pebbledash/gateway/electionpb"
 	"github.com/pebbledash/pebbledash/gateway/lockpb"
+	"github.com/pebbledash/pebbledash/gateway/migrationpb"
 	"github.com/pebbledash/pebbledash/pkg/clock"
 	"github.com/pebbledash/pebbledash/pkg/throttle"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
@@ -117,6 +119,8 @@ func New(cfg Config, store Store) *Server {
 	pb.RegisterAuthServer(s.grpc, &authServer{Server: s})
 	lockpb.RegisterLockServer(s.grpc, &lockServer{Server: s})
 	electionpb.RegisterElectionServer(s.grpc, &electionServer{Server: s})
+	migrationpb.RegisterMigrationServer(s.grpc, newMigrationServer(s))
+	backuppb.RegisterBackupServer(s.grpc, &backupServer{Server: s})
 	// As in etcd the one name that is known is the empty one: the server.
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	s.metrics.addMethods(&cfg, s.grpc)
@@ -262,6 +266,9 @@ func (s *Server) doOn(ctx context.Context, op evaluate.Op, b member.Basis) (res 
 	res, err = s.store.DoOn(bounded, op, b)
 	if err == nil || errors.Is(err, evaluate.ErrRecordsChanged) {
 		return res, err
+	}
+	if errors.Is(err, evaluate.ErrMirroring) {
+		return res, s.errMigrating()
 	}
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 		// It was our patience that ended, not the client's.

@@ -39,6 +39,8 @@ type Config struct {
 	// Value is the value of key i, of ValueBytes; nil makes it random.
 	Value      func(i int) []byte
 	ValueBytes int
+	// Seed makes random values others.
+	Seed byte
 	// Progress is told how far it is, if it takes long.
 	Progress io.Writer
 }
@@ -65,7 +67,7 @@ func Run(ctx context.Context, cfg Config) error {
 	errs := make(chan error, clients)
 	for i := range clients {
 		all.Go(func() {
-			random := rand.NewChaCha8([32]byte{byte(i)})
+			random := rand.NewChaCha8([32]byte{byte(i), cfg.Seed})
 			for at := int(next.Add(1)) - 1; at < len(batches); at = int(next.Add(1)) - 1 {
 				b := batches[at]
 				if err := send(ctx, kvs[i%conns], cfg, b, random); err != nil {

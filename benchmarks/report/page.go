@@ -68,6 +68,7 @@ var sections = []section{
 	{"Bytes written in the long run", "", []string{"steady"}, []string{"written B/B", "CPU µs/op", "ops/s"}},
 	{"The leader's end", "", []string{"failover"}, []string{"next write ms", "worst ms", "member back ms"}},
 	{"A snapshot of a large store", "", []string{"snapshot"}, []string{"snapshot s", "first byte s", "above idle MiB", "CPU s"}},
+	{"Our own backups of one", "", []string{"backup"}, []string{"took s", "server CPU s", "above idle MiB", "written MiB"}},
 	{"Growth: keys", "Level is good.", []string{"growth-keys"}, growthMetrics},
 	{"Growth: watchers of other keys", "Level is good.", []string{"growth-watchers"}, growthMetrics},
 	{"Growth: raft groups", "Level is good; etcd has one.", []string{"growth-groups"}, growthMetrics},

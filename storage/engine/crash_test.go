@@ -187,6 +187,49 @@ func TestFailedLog(t *testing.T) {
 	// The database is not closed: it may never come back from that.
 }
 
+// TestFailedValues fails each operation on a file of values: Fatal is told, and the
+// flush never ends.
+func TestFailedValues(t *testing.T) {
+	broken := errors.New("the disk is gone")
+	// flush flushes a large value while the at-th operation fails.
+	flush := func(at int64) (ops int64, flushed <-chan struct{}, fatal chan error) {
+		var count atomic.Int64
+		fs := engine.WrapFaulty(engine.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+			written := op.Kind.ReadOrWrite() == errorfs.OpIsWrite || op.Kind == errorfs.OpFileClose
+			if written && op.Kind != errorfs.OpCreate && strings.HasSuffix(op.Path, ".blob") && count.Add(1) == at {
+				return broken
+			}
+			return nil
+		}))
+		cfg := config(fs, false)
+		fatal = make(chan error, 10)
+		cfg.Fatal = func(err error) { fatal <- err }
+		db, err := engine.Open(cfg)
+		require.NoError(t, err)
+		b := db.NewBatch()
+		require.NoError(t, b.Set(batchKey(0, 0), make([]byte, 10_000), nil))
+		require.NoError(t, b.Commit(engine.NoSync))
+		flushed, err = db.AsyncFlush()
+		require.NoError(t, err)
+		if at == 0 {
+			<-flushed
+			require.NoError(t, db.Close())
+		} // Else it is not closed: it may never come back from that.
+		return count.Load(), flushed, fatal
+	}
+	ops, _, _ := flush(0)
+	require.GreaterOrEqual(t, ops, int64(2)) // The file for reading is closed, too.
+	for at := int64(1); at < ops; at++ {
+		_, flushed, fatal := flush(at)
+		require.ErrorIs(t, <-fatal, broken, "operation %d", at)
+		select {
+		case <-flushed:
+			t.Fatal("what is not durable was flushed")
+		default:
+		}
+	}
+}
+
 // TestDamagedFile reads from a table that was changed on disk: the read fails,
 // and Fatal is told.
 func TestDamagedFile(t *testing.T) {

@@ -23,6 +23,10 @@ type CrossingConfig struct {
 	Present   func() int64
 	Compacted func() int64
 	Panicked  func(op Op, cause any, stack []byte)
+	Mirroring func() bool
+	// NextAt takes a revision, above all before it, that a Mirror says; nil if nothing
+	// is mirrored ever.
+	NextAt func(revision int64)
 }
 
 // Crossing evaluates batches of requests over several groups, core being one of
@@ -59,7 +63,7 @@ func NewCrossing(cfg CrossingConfig) *Crossing {
 	c := &Crossing{route: cfg.Route, joined: map[int64][]mvcc.GroupID{}, stage: stage{
 		state: cfg.Space, leases: cfg.Leases, minTTL: cfg.MinTTL,
 		next: cfg.Next, giveBack: cfg.GiveBack, present: cfg.Present, compacted: cfg.Compacted,
-		panicked: cfg.Panicked,
+		panicked: cfg.Panicked, mirroring: cfg.Mirroring, nextAt: cfg.NextAt,
 	}}
 	c.init(c)
 	return c
@@ -133,17 +137,25 @@ func (c *Crossing) part(g mvcc.GroupID) *part {
 func (c *Crossing) core() *mvcc.Effects { return c.part(mvcc.CoreGroup).effects }
 
 // change implements scope.
-func (c *Crossing) change(main, sub int64, ch *change) {
+func (c *Crossing) change(ch *change) {
 	p := c.part(c.route(ch.key))
-	if n := len(p.revisions); n == 0 || p.revisions[n-1] != main {
-		p.revisions = append(p.revisions, main)
-		p.effects.Revision(main)
-	}
-	ch.encode(p.effects, sub)
+	p.at(ch.main)
+	ch.encode(p.effects)
 	if id := ch.v.head.Lease; id != 0 && p.group != mvcc.CoreGroup {
 		c.join(id, p.group)
 	}
 }
+
+// at gives what follows in the part its revision.
+func (p *part) at(main int64) {
+	if n := len(p.revisions); n == 0 || p.revisions[n-1] != main {
+		p.revisions = append(p.revisions, main)
+		p.effects.Revision(main)
+	}
+}
+
+// jump implements scope: it is core that is at a revision without changes.
+func (c *Crossing) jump(main int64) { c.part(mvcc.CoreGroup).at(main) }
 
 // join notes in core that g takes part in a lease, unless it is noted.
 func (c *Crossing) join(id int64, g mvcc.GroupID) {

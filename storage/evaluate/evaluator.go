@@ -3,6 +3,7 @@ package evaluate
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/pebbledash/pebbledash/storage/lease"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
@@ -51,6 +52,9 @@ type Config struct {
 	Compacted func() int64
 	// Panicked is told of a request whose evaluation panicked; may be nil.
 	Panicked func(op Op, cause any, stack []byte)
+	// Mirroring says that another cluster is being mirrored, as is applied: then nothing
+	// else may be changed. nil for never.
+	Mirroring func() bool
 }
 
 // Evaluator evaluates requests whose keys are all in one group into the group's
@@ -69,7 +73,7 @@ func New(cfg Config) *Evaluator {
 	e := &Evaluator{group: cfg.Group, stage: stage{
 		state: cfg.Store, leases: cfg.Leases, minTTL: cfg.MinTTL,
 		next: cfg.Next, giveBack: cfg.GiveBack, present: cfg.Present, compacted: cfg.Compacted,
-		panicked: cfg.Panicked, records: cfg.Store.RecordsVersion,
+		panicked: cfg.Panicked, records: cfg.Store.RecordsVersion, mirroring: cfg.Mirroring,
 	}}
 	e.init(e)
 	return e
@@ -153,13 +157,16 @@ func (e *Evaluator) mayRevoke(id int64) error {
 }
 
 // change implements scope.
-func (e *Evaluator) change(main, sub int64, c *change) {
-	if e.main != main {
-		e.main = main
-		e.effects.Revision(main)
+func (e *Evaluator) change(c *change) {
+	if e.main != c.main {
+		e.main = c.main
+		e.effects.Revision(c.main)
 	}
-	c.encode(e.effects, sub)
+	c.encode(e.effects)
 }
+
+// jump implements scope. Only a Crossing mirrors.
+func (e *Evaluator) jump(main int64) { panic(fmt.Sprintf("evaluate: one group jumps to %d", main)) }
 
 // core implements scope.
 func (e *Evaluator) core() *mvcc.Effects { return e.effects }

@@ -44,6 +44,9 @@ type groupScript struct {
 	// leases are those that are applied, with the groups that have joined.
 	leases   map[int64][]mvcc.GroupID
 	panicked int
+	// mirroring says that another cluster is mirrored, taken what a mirror has taken.
+	mirroring bool
+	taken     []int64
 	// gone are the revisions that were given back.
 	gone []int64
 }
@@ -78,13 +81,14 @@ func newGroupScript(tb testing.TB) *groupScript {
 		stores[g.ID].DeferCompactions()
 		s.groups[g.ID] = &scriptGroup{id: g.ID, store: stores[g.ID], eval: evaluate.New(evaluate.Config{
 			Store: stores[g.ID], Group: g.ID, Leases: s, MinTTL: 2,
-			Next: s.next, GiveBack: s.giveBack, Present: s.present, Compacted: s.decided, Panicked: panicked,
+			Next: s.next, GiveBack: s.giveBack, Present: s.present, Compacted: s.decided, Panicked: panicked, Mirroring: s.isMirroring,
 		})}
 	}
 	s.space = keyspace.New(s.table, stores)
 	s.crossing = evaluate.NewCrossing(evaluate.CrossingConfig{
 		Space: s.space, Route: s.table.Of, Leases: s, MinTTL: 2,
 		Next: s.next, GiveBack: s.giveBack, Present: s.present, Compacted: s.decided, Panicked: panicked,
+		Mirroring: s.isMirroring, NextAt: s.take,
 	})
 	return s
 }
@@ -92,6 +96,13 @@ func newGroupScript(tb testing.TB) *groupScript {
 func (s *groupScript) next() int64 {
 	s.revision++
 	return s.revision
+}
+
+func (s *groupScript) isMirroring() bool { return s.mirroring }
+
+func (s *groupScript) take(rev int64) {
+	s.revision = rev
+	s.taken = append(s.taken, rev)
 }
 
 func (s *groupScript) giveBack(rev int64) {

@@ -31,6 +31,8 @@ func needs(op Op, r Router) uint64 {
 		return touches(r, op.Key, op.End)
 	case *Range:
 		return touches(r, op.Key, op.End)
+	case *Mirror:
+		return r.Touches(mvcc.SpanOf([]byte{0}, []byte{0})) // all of them stand still
 	case *Txn:
 		var mask uint64
 		for i := range op.Compare {

@@ -142,6 +142,7 @@ func (*LeaseGrant) isOp()      {}
 func (*LeaseRevoke) isOp()     {}
 func (*LeaseCheckpoint) isOp() {}
 func (*Records) isOp()         {}
+func (*Mirror) isOp()          {}
 
 // Result is the answer to an Op: of the fields below Revision those are set
 // that belong to its kind.
@@ -187,6 +188,14 @@ func Size(op Op) int {
 		}
 		for _, o := range op.Failure {
 			n += Size(o)
+		}
+		return n
+	case *Mirror:
+		n := fixed * (1 + len(op.Grants) + len(op.Revokes) + len(op.Revisions))
+		for i := range op.Revisions {
+			for _, c := range op.Revisions[i].Changes {
+				n += fixed + len(c.Key) + len(c.Value)
+			}
 		}
 		return n
 	case *Records:

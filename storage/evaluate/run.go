@@ -38,6 +38,8 @@ func (r *request) run(op Op, res *Result) error {
 		return r.checkpoint(op, res)
 	case *Records:
 		return r.records(op, res)
+	case *Mirror:
+		return r.mirror(r.ctx, op, res)
 	default:
 		return fmt.Errorf("evaluate: unknown request %T", op)
 	}
@@ -212,7 +214,7 @@ func (r *request) runCompact(c *Compact, res *Result) error {
 	case c.Revision > r.head:
 		return mvcc.ErrFutureRevision
 	}
-	r.special = func(e *mvcc.Effects) { e.Compact(c.Revision) }
+	r.after = append(r.after, func(e *mvcc.Effects) { e.Compact(c.Revision) })
 	r.compact = c.Revision
 	res.Revision = r.now()
 	return nil
@@ -230,8 +232,8 @@ func (r *request) grant(g *LeaseGrant, res *Result) error {
 		return lease.ErrExists
 	}
 	ttl := res.TTL
-	r.special = func(e *mvcc.Effects) { e.LeaseGrant(g.ID, ttl) }
-	r.leaseID, r.leased = g.ID, true
+	r.after = append(r.after, func(e *mvcc.Effects) { e.LeaseGrant(g.ID, ttl) })
+	r.lease(g.ID, true)
 	res.Revision = r.now()
 	return nil
 }
@@ -251,8 +253,8 @@ func (r *request) revoke(g *LeaseRevoke, res *Result) error {
 	for _, key := range keys {
 		r.change(key, &version{deleted: true}, g.ID)
 	}
-	r.special = func(e *mvcc.Effects) { e.LeaseRevoke(g.ID) }
-	r.leaseID, r.leased = g.ID, false
+	r.after = append(r.after, func(e *mvcc.Effects) { e.LeaseRevoke(g.ID) })
+	r.lease(g.ID, false)
 	res.Revision = r.now()
 	return nil
 }
@@ -264,6 +266,11 @@ func (r *request) leaseKeys(id int64) ([][]byte, error) {
 	}
 	keys := slices.DeleteFunc(applied, func(k []byte) bool { return r.s.w.unapplied(k) != nil })
 	for k, v := range r.s.overlay.keys {
+		if _, own := r.s.w.own[k]; !own && !v.deleted && v.head.Lease == id {
+			keys = append(keys, []byte(k))
+		}
+	}
+	for k, v := range r.s.w.own {
 		if !v.deleted && v.head.Lease == id {
 			keys = append(keys, []byte(k))
 		}
@@ -273,11 +280,11 @@ func (r *request) leaseKeys(id int64) ([][]byte, error) {
 }
 
 func (r *request) checkpoint(g *LeaseCheckpoint, res *Result) error {
-	r.special = func(e *mvcc.Effects) {
+	r.after = append(r.after, func(e *mvcc.Effects) {
 		for _, l := range g.Remaining {
 			e.LeaseCheckpoint(l.ID, l.Seconds)
 		}
-	}
+	})
 	res.Revision = r.now()
 	return nil
 }
@@ -300,7 +307,7 @@ func (r *request) records(c *Records, res *Result) error {
 	if version.version != c.Version {
 		return ErrRecordsChanged
 	}
-	r.special = func(e *mvcc.Effects) { e.Records(c.Table, c.Version+1, c.Writes) }
+	r.after = append(r.after, func(e *mvcc.Effects) { e.Records(c.Table, c.Version+1, c.Writes) })
 	r.table, r.version = c.Table, c.Version+1
 	res.Revision = r.now()
 	return nil

@@ -3,6 +3,7 @@ package evaluate
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 
@@ -44,9 +45,10 @@ type scope interface {
 	mayAttach(lease int64, key []byte) error
 	// mayRevoke says whether the lease, which exists, may be revoked.
 	mayRevoke(lease int64) error
-	// change takes the effect of a change at the revision main.sub. The order of
-	// calls is that of revisions.
-	change(main, sub int64, c *change)
+	// change takes the effect of a change. The order of calls is that of revisions.
+	change(c *change)
+	// jump has the revision be main, at which nothing is changed.
+	jump(main int64)
 	// core returns where the effects go that are not about keys.
 	core() *mvcc.Effects
 	// revoked follows on the effect of a revocation.
@@ -57,11 +59,15 @@ type scope interface {
 // what is in flight over it, and what has been evaluated for the entry that is
 // being built.
 type stage struct {
-	state              State
-	leases             Leases
-	minTTL             int64
-	next               func() int64
-	giveBack           func(int64)
+	state    State
+	leases   Leases
+	minTTL   int64
+	next     func() int64
+	giveBack func(int64)
+	// nextAt takes a revision for a Mirror; nil where there is none.
+	nextAt func(revision int64)
+	// mirroring says that another cluster is mirrored; nil for never.
+	mirroring          func() bool
 	present, compacted func() int64
 	panicked           func(Op, any, []byte)
 	// records returns the version of a table; nil where there are none.
@@ -155,6 +161,9 @@ func (s *stage) do(ctx context.Context, op Op) (Result, error) {
 	if s.present != nil {
 		r.head = max(r.head, s.present())
 	}
+	if err := s.mayRun(op); err != nil {
+		return Result{}, err
+	}
 	res, err := r.evaluate(op)
 	clear(s.w.own)
 	if err != nil {
@@ -165,6 +174,9 @@ func (s *stage) do(ctx context.Context, op Op) (Result, error) {
 	}
 	if r.main != 0 {
 		r.settle(&res)
+	}
+	if r.last != 0 {
+		r.takeMirrored()
 	}
 	r.commit()
 	return res, nil
@@ -190,13 +202,17 @@ type request struct {
 	// head is what the request sees as the current revision, compacted as that of
 	// the last compaction.
 	head, compacted int64
-	// main is the request's own revision, 0 before its first change.
-	main    int64
+	// main is the request's own revision, 0 before its first change. A Mirror has
+	// none: its changes say theirs.
+	main int64
+	// last is the revision that a Mirror jumps to, 0 for none.
+	last    int64
 	changes []change
-	// special are the effects of leases, compaction and records.
-	special func(*mvcc.Effects)
-	leaseID int64
-	leased  bool
+	// before and after are the effects of leases, compaction and records, before those
+	// of the changes and after.
+	before, after []func(*mvcc.Effects)
+	// leases are those that are granted or revoked.
+	leases  map[int64]bool
 	compact int64
 	// table gets the version, where one is changed.
 	table   string
@@ -204,18 +220,19 @@ type request struct {
 }
 
 type change struct {
-	key []byte
+	main, sub int64
+	key       []byte
 	// name is the key, for maps.
 	name        string
 	v           *version
 	leaseBefore int64
 }
 
-func (c *change) encode(e *mvcc.Effects, sub int64) {
+func (c *change) encode(e *mvcc.Effects) {
 	if c.v.deleted {
-		e.Delete(sub, c.key, c.leaseBefore)
+		e.Delete(c.sub, c.key, c.leaseBefore)
 	} else {
-		e.Put(sub, c.key, c.v.head, c.leaseBefore, c.v.value)
+		e.Put(c.sub, c.key, c.v.head, c.leaseBefore, c.v.value)
 	}
 }
 
@@ -238,30 +255,33 @@ func (r *request) evaluate(op Op) (res Result, err error) {
 func (r *request) commit() {
 	s := r.s
 	in := &s.entries[len(s.entries)-1]
-	if len(r.changes) > 0 {
-		if r.main <= s.newest {
-			panic(fmt.Sprintf("evaluate: revision %d follows %d", r.main, s.newest))
-		}
-		s.newest = r.main
-		if in.first == 0 {
-			in.first = r.main
-		}
+	for _, effect := range r.before {
+		effect(s.scope.core())
 	}
-	for sub := range r.changes {
-		c := &r.changes[sub]
-		s.scope.change(r.main, int64(sub), c)
+	if n := len(r.changes); n > 0 {
+		s.take(in, r.changes[0].main, r.changes[n-1].main)
+	}
+	for i := range r.changes {
+		c := &r.changes[i]
+		s.scope.change(c)
 		c.v.entry = in.number
 		in.keys = append(in.keys, c.name)
 		s.overlay.keys[c.name] = c.v
 	}
-	if r.special != nil {
-		r.special(s.scope.core())
+	if r.last > s.newest {
+		s.take(in, r.last, r.last)
+		s.scope.jump(r.last)
 	}
-	if r.leaseID != 0 {
-		s.overlay.leases[r.leaseID] = leaseInFlight{r.leased, in.number}
-		in.leases = append(in.leases, r.leaseID)
-		if !r.leased {
-			s.scope.revoked(r.leaseID)
+	for _, effect := range r.after {
+		effect(s.scope.core())
+	}
+	for id, there := range r.leases {
+		s.overlay.leases[id] = leaseInFlight{there, in.number}
+		in.leases = append(in.leases, id)
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.leases)) {
+		if !r.leases[id] {
+			s.scope.revoked(id)
 		}
 	}
 	if r.table != "" {
@@ -270,6 +290,17 @@ func (r *request) commit() {
 	}
 	if r.compact != 0 {
 		s.compact = r.compact
+	}
+}
+
+// take notes that the entry has changes from one revision on, up to another.
+func (s *stage) take(in *entry, first, last int64) {
+	if first <= s.newest {
+		panic(fmt.Sprintf("evaluate: revision %d follows %d", first, s.newest))
+	}
+	s.newest = last
+	if in.first == 0 {
+		in.first = first
 	}
 }
 
@@ -293,7 +324,26 @@ func (r *request) change(key []byte, v *version, leaseBefore int64) {
 			v.head.Create = r.main
 		}
 	}
-	name := string(key)
-	r.changes = append(r.changes, change{key, name, v, leaseBefore})
-	r.s.w.own[name] = v
+	r.add(change{main: r.main, sub: int64(len(r.changes)), key: key, name: string(key), v: v, leaseBefore: leaseBefore})
+}
+
+// add notes a change that has its revision.
+func (r *request) add(c change) {
+	r.changes = append(r.changes, c)
+	r.s.w.own[c.name] = c.v
+}
+
+// lease notes that a lease is granted or revoked.
+func (r *request) lease(id int64, there bool) {
+	if r.leases == nil {
+		r.leases = map[int64]bool{}
+	}
+	r.leases[id] = there
+}
+
+func (r *request) leaseExists(id int64) bool {
+	if there, ok := r.leases[id]; ok {
+		return there
+	}
+	return r.s.leaseExists(id)
 }

@@ -100,10 +100,11 @@ type Config struct {
 	// Compacted is the revision of the last compaction that core has applied here,
 	// effective or not; nil for the store's.
 	Compacted func() int64
-	// Leases and MinTTL are for evaluation.
-	Leases   evaluate.Leases
-	MinTTL   int64
-	Observer Observer
+	// Leases, MinTTL and Mirroring are for evaluation; Mirroring may be nil.
+	Leases    evaluate.Leases
+	MinTTL    int64
+	Mirroring func() bool
+	Observer  Observer
 	// Confirm calls back once a quorum has confirmed, after the call, that this
 	// member reigns; nil if nobody could have ended its reign.
 	Confirm func(answer func(error))
@@ -230,6 +231,7 @@ func Open(cfg Config) (*Group, error) {
 		Next:     g.nextRevision,
 		GiveBack: func(rev int64) { cfg.Line.GiveBack(cfg.ID, rev) },
 		Present:  cfg.Line.Present, Compacted: cfg.Compacted, Panicked: g.panicked,
+		Mirroring: cfg.Mirroring,
 	})
 	// An answer to a question that was asked before a restart must not pass for
 	// one to a question after it.

@@ -90,7 +90,9 @@ type Lessor struct {
 	// lock is taken after it.
 	mu      sync.RWMutex
 	primary bool
-	leases  map[int64]*lease
+	// paused says that no lease runs out.
+	paused bool
+	leases map[int64]*lease
 	// queues hold, on the primary, what is to come; on others they are empty.
 	queues [numQueues]queue
 	// revoking counts the leases that are handed out.
@@ -233,6 +235,24 @@ func (le *Lessor) Reset() {
 func (le *Lessor) Promote(extend time.Duration) {
 	le.mu.Lock()
 	defer le.mu.Unlock()
+	le.promoteLocked(extend)
+}
+
+// Pause has all leases stand still, on any member, or run again: then they have, on the
+// primary, as much as Promote gives them.
+func (le *Lessor) Pause(on bool, extend time.Duration) {
+	le.mu.Lock()
+	defer le.mu.Unlock()
+	if le.paused == on {
+		return
+	}
+	le.paused = on
+	if le.primary {
+		le.promoteLocked(extend)
+	}
+}
+
+func (le *Lessor) promoteLocked(extend time.Duration) {
 	if le.primary {
 		le.stopLocked()
 	}
@@ -299,6 +319,8 @@ func (le *Lessor) TimeToLive(id int64) (granted, remaining int64, err error) {
 		return 0, 0, ErrNotPrimary
 	case l == nil:
 		return 0, 0, ErrNotFound
+	case le.paused:
+		remaining = l.left()
 	case !l.revoking:
 		remaining = max(0, int64((l.due[byExpiry]-le.now())/time.Second))
 	}

@@ -127,7 +127,7 @@ func (le *Lessor) Expired(limit int) []int64 {
 	le.mu.Lock()
 	defer le.mu.Unlock()
 	var ids []int64
-	for now := le.now(); len(ids) < limit; {
+	for now := le.now(); len(ids) < limit && !le.paused; {
 		l, due := le.queues[byExpiry].first()
 		if l == nil || due > now {
 			break
@@ -163,6 +163,9 @@ func (le *Lessor) DueCheckpoints(limit int) []Remaining {
 	defer le.mu.Unlock()
 	var due []Remaining
 	now := le.now()
+	if le.paused {
+		return nil
+	}
 	for range limit {
 		l, at := le.queues[byCheckpoint].first()
 		if l == nil || at > now {
@@ -229,6 +232,9 @@ func (le *Lessor) checkpointAtLocked(l *lease, at time.Duration) {
 }
 
 func (le *Lessor) nextLocked() time.Duration {
+	if le.paused {
+		return forever
+	}
 	_, expiry := le.queues[byExpiry].first()
 	_, checkpoint := le.queues[byCheckpoint].first()
 	return min(expiry, checkpoint)

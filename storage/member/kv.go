@@ -85,7 +85,8 @@ func (m *Member) haveDone(ctx context.Context, op evaluate.Op, method byte, payl
 		return evaluate.Result{}, m.cause(ctx)
 	}
 	trace.Mark(tracing.Ready)
-	if _, ok := op.(*evaluate.Compact); ok {
+	mirror, _ := op.(*evaluate.Mirror)
+	if _, ok := op.(*evaluate.Compact); ok || mirror != nil && mirror.Compact > 0 {
 		_, err = m.confirmed(ctx, 0) // which waits for what is compacted
 	}
 	return res, err

@@ -86,17 +86,22 @@ type Config struct {
 	MemTableBytes uint64
 }
 
+// The defaults of Config's bounds of memory.
+const (
+	DefaultCacheBytes    = 256 << 20
+	DefaultMemTableBytes = 32 << 20
+)
+
 const (
 	defaultTick          = 100 * time.Millisecond
 	defaultElectionTicks = 10
 	defaultCatchUp       = 5000
-	defaultCacheBytes    = 256 << 20
-	defaultMemTableBytes = 32 << 20
 	// logCacheBytes is small: a log is read only at start and by lagging peers.
 	logCacheBytes = 8 << 20
-	// logMemTableBytes is twice the state's: the state is flushed, and the log
-	// truncated, before the log is flushed, which then has little to write.
-	logMemTableBytes = 64 << 20
+	// logMemTables is how many of the state's memtables one of the log is as large as:
+	// the state is flushed, and the log truncated, before the log is flushed, which
+	// then has little to write.
+	logMemTables = 2
 )
 
 func (c *Config) complete() {
@@ -122,10 +127,10 @@ func (c *Config) complete() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.CacheBytes == 0 {
-		c.CacheBytes = defaultCacheBytes
+		c.CacheBytes = DefaultCacheBytes
 	}
 	if c.MemTableBytes == 0 {
-		c.MemTableBytes = defaultMemTableBytes
+		c.MemTableBytes = DefaultMemTableBytes
 	}
 }
 
@@ -141,6 +146,8 @@ type Member struct {
 	dir    *DataDir
 	logs   *engine.DB
 	state  *engine.DB
+	// cache is state's.
+	cache  *engine.Cache
 	writer *group.LogWriter
 	parts  []*part
 	core   *part
@@ -154,9 +161,13 @@ type Member struct {
 	cluster cluster
 	peers   *peer.Transport
 	points  points
-	scrub   *scrubber
-	flushed chan struct{}
-	metrics *metrics
+
+	checkpoints checkpoints
+	scrub       *scrubber
+	flushed     chan struct{}
+	metrics     *metrics
+	// mirroring says, as core has it applied here, that another cluster is mirrored.
+	mirroring atomic.Bool
 	// decided is the revision of the last compaction that core has applied.
 	decided atomic.Int64
 	// compacted is that of the last that is in effect here.
@@ -236,11 +247,17 @@ func (m *Member) open(ctx context.Context) error {
 	if err := mvcc.RemoveIngests(m.cfg.FS, m.dir.StateDir()); err != nil {
 		return err
 	}
+	if err := m.removeCheckpoints(); err != nil {
+		return err
+	}
 	if err := m.openParts(); err != nil {
 		return err
 	}
 	m.leases.Lessor = lease.New(lease.Config{Clock: m.cfg.Clock, Registerer: m.cfg.Registerer})
 	if err := m.leases.load(m.core.store); err != nil {
+		return err
+	}
+	if err := m.lookAtMirror(); err != nil {
 		return err
 	}
 	if err := m.openLine(); err != nil {
@@ -327,6 +344,7 @@ func (m *Member) openLine() error {
 		Next:     func() int64 { return max(m.line.NextCrossing(), crossing.Head()+1) },
 		GiveBack: m.line.GiveBackCrossing,
 		Present:  m.line.Present, Compacted: m.decided.Load, Panicked: m.panicked,
+		Mirroring: m.mirroring.Load, NextAt: m.line.TakeCrossing,
 	})
 	m.reign = reign.New(reign.Config{
 		Line: m.line, Core: m.core.store, Crossing: crossing, Needs: m.needs, Logger: m.cfg.Logger,
@@ -344,7 +362,7 @@ func (m *Member) startGroups() error {
 			Observer: observer{m, i}, Confirm: m.confirm, Sole: m.sole, Transport: m,
 			Clock: m.cfg.Clock, Tick: m.cfg.TickInterval, ElectionTicks: m.cfg.ElectionTicks,
 			Logger: m.cfg.Logger.With("group", p.name), Fatal: m.fail, ApplySeconds: m.metrics,
-			Traced: m.cfg.Traced,
+			Traced: m.cfg.Traced, Mirroring: m.mirroring.Load,
 		}
 		var err error
 		if p.Group, err = group.Open(cfg); err != nil {
@@ -416,15 +434,17 @@ func (m *Member) openDatabases() error {
 	var err error
 	m.logs, err = engine.Open(engine.Config{
 		Dir: m.dir.LogDir(), FS: m.cfg.FS, Log: true,
-		CacheBytes: logCacheBytes, MemTableBytes: logMemTableBytes,
+		CacheBytes: logCacheBytes, MemTableBytes: logMemTables * m.cfg.MemTableBytes,
 		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.logStalls, Clock: m.cfg.Clock,
 	})
 	if err != nil {
 		return err
 	}
+	m.cache = engine.NewCache(m.cfg.CacheBytes)
+	defer m.cache.Unref()
 	m.state, err = engine.Open(engine.Config{
 		Dir: m.dir.StateDir(), FS: m.cfg.FS,
-		CacheBytes: m.cfg.CacheBytes, MemTableBytes: m.cfg.MemTableBytes,
+		Cache: m.cache, MemTableBytes: m.cfg.MemTableBytes,
 		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.stateStalls, Clock: m.cfg.Clock,
 		Flushed: func() {
 			select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"sync"
 
 	"github.com/pebbledash/pebbledash/storage/evaluate"
@@ -47,6 +48,12 @@ func (r *records) applied(tables []string) []string {
 // recordsChanged is told what core has applied.
 func (m *Member) recordsChanged(tables []string) {
 	tables = m.records.applied(tables)
+	if slices.Contains(tables, MirrorTable) {
+		if err := m.lookAtMirror(); err != nil {
+			m.fail(err)
+			return
+		}
+	}
 	if m.cfg.RecordsChanged != nil {
 		for _, t := range tables {
 			m.cfg.RecordsChanged(t)

@@ -40,6 +40,7 @@ var remoteErrors = map[byte]error{
 	5: group.ErrTooManyRequests, 6: group.ErrStopped,
 	10: mvcc.ErrCompacted, 11: mvcc.ErrFutureRevision,
 	20: evaluate.ErrKeyNotFound, 21: evaluate.ErrInternal, 22: evaluate.ErrRecordsChanged,
+	23: evaluate.ErrMirroring, 24: evaluate.ErrNotMirroring, 25: evaluate.ErrMirrorGap,
 	30: lease.ErrNotFound, 31: lease.ErrExists, 32: lease.ErrTTLTooLarge, 33: lease.ErrNotPrimary,
 	40: ErrMemberNotFound, 41: ErrMemberExists, 42: ErrPeerURLExists, 43: ErrNotLearner,
 	44: ErrLearnerNotReady, 45: ErrTooManyLearners, 46: ErrNotEnoughStarted, 47: ErrUnhealthy,

@@ -201,6 +201,20 @@ func (l *Line) NextCrossing() int64 {
 	return l.last
 }
 
+// TakeCrossing takes a revision that a request of several groups says itself, and has
+// the line count on from there. It is outstanding as those of NextCrossing are.
+// REQUIRES: nothing is outstanding in any group, and revision is greater than what is
+// applied.
+func (l *Line) TakeCrossing(revision int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	// NB: what was given back may have left last above it, which nobody has.
+	l.last = revision
+	if n := len(l.crossing); n == 0 || l.crossing[n-1] < revision {
+		l.crossing = append(l.crossing, revision)
+	}
+}
+
 // GiveBack takes back the revision that Next has just given to g: nothing was
 // changed after all.
 func (l *Line) GiveBack(g mvcc.GroupID, revision int64) {

@@ -588,3 +588,26 @@ func (s *ordered) Publish(events []*mvccpb.Event, revision int64) {
 
 // Restored implements Sink.
 func (s *ordered) Restored(revision int64) { s.t.Errorf("restored at %d", revision) }
+
+// TestTakeCrossing: a revision that a request says itself is as one that was handed
+// out, and the line counts on from it, also where one was given back and left a gap.
+func TestTakeCrossing(t *testing.T) {
+	r := newRig(3, nil)
+	r.reign(t, 1)
+	require.EqualValues(t, 2, r.next(0))
+	require.EqualValues(t, 3, r.next(1))
+	r.GiveBack(1, 2) // a gap
+	require.EqualValues(t, 4, r.next(0))
+	r.GiveBack(1, 4)
+	r.GiveBack(2, 3)
+	r.BeginCrossing(0b111)
+	r.TakeCrossing(2)
+	r.TakeCrossing(9)
+	r.apply(0, 2)
+	r.apply(2, 9)
+	require.Equal(t, [2]int64{9, 1}, r.at(), "nothing is closed before all groups have it")
+	require.False(t, r.IsSettled(0b001, 9))
+	r.SettleCrossing()
+	require.Equal(t, [2]int64{9, 9}, r.at())
+	require.EqualValues(t, 10, r.next(1))
+}

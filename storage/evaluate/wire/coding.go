@@ -12,12 +12,16 @@ var ErrMalformed = errors.New("malformed")
 
 // The least that one of a list takes, by which its count is bounded.
 const (
-	minRemaining = 2
-	minRecord    = 3
-	minCompare   = 6
-	minBranchOp  = 4
-	minResult    = 2
-	minKV        = 6
+	minRemaining      = 2
+	minGrant          = 2
+	minLease          = 1
+	minMirrorRevision = 2
+	minMirrorChange   = 3
+	minRecord         = 3
+	minCompare        = 6
+	minBranchOp       = 4
+	minResult         = 2
+	minKV             = 6
 )
 
 const (

@@ -18,6 +18,11 @@
 //	  lease grant   id, ttl
 //	  lease revoke  id
 //	  checkpoint    count, and so many of id and seconds
+//	records         table, version, count, and so many of: flags (set), key, value
+//	mirror          after, count and so many of lease and ttl, count and so many
+//	                revisions, count and so many leases, compacted revision
+//	  revision      revision, count, and so many of: flags (deleted), sub, key,
+//	                and of one that is not deleted value, create, version, lease
 //	compare         target and result: a byte each, key, end, number, value
 //	result          flags (more, succeeded, and which of the next are there),
 //	                revision, [kvs], [count], [previous kvs], [deleted],

@@ -26,6 +26,7 @@ const (
 	kindLeaseRevoke     = 7
 	kindLeaseCheckpoint = 8
 	kindRecords         = 9
+	kindMirror          = 10
 )
 
 // Flags of a range.
@@ -116,6 +117,8 @@ func appendOp(b []byte, op evaluate.Op) []byte {
 			b = appendBytes(b, w.Value)
 		}
 		return b
+	case *evaluate.Mirror:
+		return appendMirror(append(b, kindMirror), op)
 	default:
 		panic(fmt.Sprintf("wire: no encoding of %T", op))
 	}
@@ -220,6 +223,8 @@ func (d *decoder) op(depth int) evaluate.Op {
 			op.Writes = append(grow(op.Writes, n), w)
 		}
 		return op
+	case kindMirror:
+		return d.mirror()
 	default:
 		d.fail("unknown kind of request")
 		return nil

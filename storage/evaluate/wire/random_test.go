@@ -51,7 +51,9 @@ func (m maker) int() int64 {
 func (m maker) bool() bool { return m.IntN(2) == 0 }
 
 func (m maker) op() evaluate.Op {
-	switch m.IntN(9) {
+	switch m.IntN(10) {
+	case 5:
+		return m.mirror()
 	case 4:
 		op := &evaluate.Records{Table: string(m.bytes()), Version: m.int()}
 		for range m.IntN(5) {
@@ -77,6 +79,26 @@ func (m maker) op() evaluate.Op {
 	default:
 		return m.branchOp(3)
 	}
+}
+
+func (m maker) mirror() *evaluate.Mirror {
+	op := &evaluate.Mirror{After: m.int(), Compact: m.int()}
+	for range m.IntN(3) {
+		op.Grants = append(op.Grants, evaluate.LeaseGrant{ID: m.int(), TTL: m.int()})
+		op.Revokes = append(op.Revokes, m.int())
+	}
+	for range m.IntN(4) {
+		rev := evaluate.MirrorRevision{Revision: m.int()}
+		for range m.IntN(4) {
+			c := evaluate.MirrorChange{Sub: m.int(), Key: m.bytes(), Deleted: m.bool()}
+			if !c.Deleted {
+				c.Value, c.Create, c.Version, c.Lease = m.bytes(), m.int(), m.int(), m.int()
+			}
+			rev.Changes = append(rev.Changes, c)
+		}
+		op.Revisions = append(op.Revisions, rev)
+	}
+	return op
 }
 
 func (m maker) branchOp(depth int) evaluate.Op {

@@ -47,6 +47,7 @@ func kinds() []evaluate.Op {
 	return []evaluate.Op{
 		&evaluate.Range{}, &evaluate.Put{}, &evaluate.DeleteRange{}, &evaluate.Txn{}, &evaluate.Compact{},
 		&evaluate.LeaseGrant{}, &evaluate.LeaseRevoke{}, &evaluate.LeaseCheckpoint{}, &evaluate.Records{},
+		&evaluate.Mirror{},
 	}
 }
 
