@@ -18,6 +18,9 @@ LDFLAGS := -X $(APP).version=$(VERSION) -X $(APP).gitSHA=$(COMMIT)
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
+# Flags of benchmarks/run.sh, and what there is to measure.
+BENCH ?=
+BENCH_MODES := quick full cluster lists leases large compaction failover mix growth fanout overload snapshot backup
 # Further arguments for the servers that `make run` and `make cluster` start.
 ARGS ?=
 KILLS ?= 50
@@ -51,10 +54,11 @@ help:
 	@echo 'make faults       clusters whose network and disks fail, beside etcd; $(DURATION) a fault (DURATION=...; as root)'
 	@echo 'make simulate     $(CLUSTERS) simulated clusters through 20 schedules of faults each (CLUSTERS=... FIRST=...)'
 	@echo 'make mutants      bugs planted in a copy, which the simulation must find'
-	@echo 'make bench-quick  a short benchmark beside etcd'
-	@echo 'make bench-cluster  three members beside three of etcd (some 15 minutes)'
-	@echo 'make bench-overload  node leases under a storm of events and unbounded lists, beside etcd (some 5 minutes)'
-	@echo 'make bench-fanout  one event to up to 10,000 watchers, beside etcd (some 5 minutes)'
+	@echo 'make bench        every benchmark beside etcd, kept in benchmarks/results, and which figures are reached (some 75 minutes)'
+	@echo 'make bench-quick  a short benchmark beside etcd (some 4 minutes; BENCH=... for its flags, as for those below)'
+	@echo 'make bench-MODE   one of them, not kept: $(BENCH_MODES)'
+	@echo 'make bench-goals  which figures are reached, by the results that were kept last'
+	@echo 'make bench-report draw all results that were kept: benchmarks/results/index.html'
 	@echo 'make fuzz         each fuzz test for $(FUZZTIME) (FUZZTIME=...)'
 	@echo 'make clean        remove bin; data stays'
 
@@ -138,21 +142,21 @@ simulate:
 mutants:
 	storage/group/mutants.sh
 
-.PHONY: bench-quick
-bench-quick: build
-	benchmarks/run.sh
+.PHONY: bench
+bench: build
+	benchmarks/run.sh all $(BENCH)
 
-.PHONY: bench-cluster
-bench-cluster: build
-	benchmarks/run.sh cluster
+.PHONY: bench-goals
+bench-goals:
+	benchmarks/run.sh goals
 
-.PHONY: bench-overload
-bench-overload: build
-	benchmarks/run.sh overload
+.PHONY: bench-report
+bench-report:
+	benchmarks/run.sh page
 
-.PHONY: bench-fanout
-bench-fanout: build
-	benchmarks/run.sh fanout
+.PHONY: $(BENCH_MODES:%=bench-%)
+$(BENCH_MODES:%=bench-%): bench-%: build
+	benchmarks/run.sh $* $(BENCH)
 
 .PHONY: fuzz
 fuzz:

@@ -6,128 +6,101 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"text/tabwriter"
-	"time"
 
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
-const backupMode = "backup"
-
-// backupChanged is of how many keys one is written again.
-const backupChanged = 100
+// backupEvery is of how many keys one is written again, some 1%. It shares no divisor with
+// the numbers of families and namespaces, so that keys of all are.
+const backupEvery = 101
 
 // The columns of backups, of which each kind is a row.
 var (
-	backupSeconds = &metric{"s"}
-	backupCPU     = &metric{"server CPU s"}
-	backupBefore  = &metric{"RSS before MiB"}
-	backupAbove   = &metric{"above it MiB"}
-	backupNew     = &metric{"written MiB"}
+	tookSeconds = &metric{"took s"}
+	theirCPU    = &metric{"server CPU s"}
+	writtenMiB  = &metric{"written MiB"}
 
-	backupColumns = []*metric{backupSeconds, backupCPU, backupBefore, backupAbove, backupNew}
+	backupColumns = []*metric{tookSeconds, theirCPU, beforeMiB, aboveMiB, writtenMiB}
 )
 
-// backupKinds are what is measured of a server: backups by its own program into a
-// repository, one beside it in etcd's format that goes nowhere, and a restore.
-var backupKinds = []string{"first backup", "after 1% was written again", "right after that", "etcd's snapshot", "restore of the last"}
-
-// backups are the samples, by kind and peer.
-type backups struct {
-	p       *plan
-	samples [][][]sample
+// backupSheet is the table of backups.
+func backupSheet(p *plan) sheet {
+	return sheet{"backup", "backups of " + p.filling(), "what", backupColumns}
 }
 
-func newBackups(p *plan) *backups {
-	b := &backups{p: p}
-	for range backupKinds {
-		b.samples = append(b.samples, make([][]sample, len(p.peers)))
-	}
-	return b
-}
-
-// runTurn fills a server and takes backups of it.
-func (b *backups) runTurn(ctx context.Context, _, who int, dir string) (err error) {
-	p := b.p
-	peer := p.peers[who]
-	peer.args = append([]string{"--quota-backend-bytes=-1"}, peer.args...) // none
-	servers, stop, err := p.start(ctx, peer, filepath.Join(dir, "server"))
+// runBackups fills a server and takes backups of it: by its own program into a repository,
+// one beside it in etcd's format that goes nowhere, and a restore.
+func runBackups(ctx context.Context, t *turn) (err error) {
+	server, stop, err := t.start(ctx, "--quota-backend-bytes=-1") // none
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop(), os.RemoveAll(dir)) }()
-	server := servers[0]
-	if err := fill(ctx, server.Address, p, 1); err != nil {
+	defer func() { err = errors.Join(err, stop(), os.RemoveAll(t.dir)) }()
+	if err := t.fillStore(ctx, server, 1); err != nil {
 		return err
 	}
-	repository := filepath.Join(dir, "repository")
+	address, binary := server[0].Address, t.peer().binary
+	repository := filepath.Join(t.dir, "repository")
 	create := func() (int64, error) {
-		before, err := size(repository)
+		before, err := bytesIn(repository)
 		if err != nil {
 			return 0, err
 		}
-		err = runProgram(ctx, peer.binary, "backup", "create", "--endpoints=http://"+server.Address, "--repository="+repository)
-		after, serr := size(repository)
+		err = runProgram(ctx, binary, "backup", "create", "--endpoints=http://"+address, "--repository="+repository)
+		after, serr := bytesIn(repository)
 		return after - before, errors.Join(err, serr)
 	}
-	restore := func() (int64, error) {
-		data := filepath.Join(dir, "restored")
-		err := runProgram(ctx, peer.binary, "backup", "restore", "latest", "--repository="+repository, "--data-dir="+data)
-		n, serr := size(data)
-		return n, errors.Join(err, serr, os.RemoveAll(data))
-	}
 	snapshot := func() (int64, error) {
-		n, _, _, err := take(ctx, server.Address)
+		n, _, _, err := take(ctx, address)
 		return n, err
 	}
-	for kind, do := range []func() (int64, error){create, create, create, snapshot, restore} {
-		if kind == 1 {
-			if err := fill(ctx, server.Address, p, backupChanged); err != nil {
-				return err
-			}
-		}
-		s, err := measureBackup(server, do)
-		if err != nil {
+	restore := func() (int64, error) {
+		data := filepath.Join(t.dir, "restored")
+		err := runProgram(ctx, binary, "backup", "restore", "latest", "--repository="+repository, "--data-dir="+data)
+		n, serr := bytesIn(data)
+		return n, errors.Join(err, serr, os.RemoveAll(data))
+	}
+	if err := t.backup(server, "first backup", create); err != nil {
+		return err
+	}
+	if err := t.fillStore(ctx, server, backupEvery); err != nil {
+		return err
+	}
+	for _, b := range []struct {
+		name string
+		do   func() (int64, error)
+	}{
+		{"after 1% was written again", create},
+		{"right after that", create},
+		{"etcd's snapshot", snapshot},
+		{"restore of the last", restore},
+	} {
+		if err := t.backup(server, b.name, b.do); err != nil {
 			return err
 		}
-		b.samples[kind][who] = append(b.samples[kind][who], s)
 	}
 	return nil
 }
 
-// measureBackup says what do takes of the server, which does nothing else, and how much it
-// has written.
-func measureBackup(server *process.Server, do func() (int64, error)) (sample, error) {
-	if err := server.ResetPeak(); err != nil {
-		return nil, err
-	}
-	before, err := server.PeakBytes()
+// backup measures what do, which says how much it has written, takes of the server, which
+// does nothing else.
+func (t *turn) backup(server process.Cluster, name string, do func() (int64, error)) error {
+	var wrote int64
+	c, err := atRest(server, func() (err error) {
+		wrote, err = do()
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	used, err := server.Usage()
-	if err != nil {
-		return nil, err
-	}
-	began := time.Now()
-	wrote, err := do()
-	took := time.Since(began)
-	if err != nil {
-		return nil, err
-	}
-	after, err := server.Usage()
-	if err != nil {
-		return nil, err
-	}
-	peak, err := server.PeakBytes()
-	return sample{
-		backupSeconds: took.Seconds(), backupCPU: (after.CPU - used.CPU).Seconds(),
-		backupBefore: float64(before) / (1 << 20), backupAbove: float64(peak-before) / (1 << 20), backupNew: float64(wrote) / (1 << 20),
-	}, err
+	t.add(backupSheet(t.plan), name, sample{
+		tookSeconds: c.took.Seconds(), theirCPU: c.cpu.Seconds(),
+		beforeMiB: mib(c.before), aboveMiB: mib(c.above), writtenMiB: mib(wrote),
+	})
+	return nil
 }
 
 // runProgram runs a program to its end.
@@ -139,8 +112,8 @@ func runProgram(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// size is how much is in a directory, which need not be there.
-func size(dir string) (n int64, err error) {
+// bytesIn is how much is in a directory, which need not be there.
+func bytesIn(dir string) (n int64, err error) {
 	err = filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
@@ -151,16 +124,4 @@ func size(dir string) (n int64, err error) {
 		return err
 	})
 	return n, err
-}
-
-// write prints a table.
-func (b *backups) write(w io.Writer) error {
-	r := &results{p: b.p}
-	fmt.Fprintf(w, "\nbackups of %d MiB of values of %d KiB\n", b.p.fill>>20, b.p.value>>10)
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	head(table, "", backupColumns)
-	for kind, name := range backupKinds {
-		r.rows(table, name, backupColumns, b.samples[kind])
-	}
-	return table.Flush()
 }

@@ -60,7 +60,7 @@ func describe(ctx context.Context, p *plan, dir string, args []string) (*about, 
 func versions(text string) string {
 	var told []string
 	for line := range strings.SplitSeq(text, "\n") {
-		if strings.Contains(line, "Version") && !strings.Contains(line, "Go Version") {
+		if strings.Contains(strings.ToLower(line), "version") && !strings.Contains(line, "Go Version") {
 			told = append(told, line)
 		}
 	}

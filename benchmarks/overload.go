@@ -8,20 +8,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/pebbledash/pebbledash/benchmarks/overload"
-	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
-
-const overloadMode = "overload"
 
 // overloadClient is the first argument of a process of clients.
 const overloadClient = "overload-client"
@@ -47,22 +41,17 @@ var (
 	serverCores = &metric{"server cores"}
 )
 
-// overloads are the samples of the overload, by peer.
-type overloads struct {
-	p       *plan
-	samples [][]sample
-}
+// The tables of the overload.
+var (
+	overloadSheet = sheet{"overload", "renewals of node leases", "", overloadColumns}
+	aroundSheet   = sheet{"overload-around", "around them, while loaded", "", aroundColumns}
+)
 
-func newOverloads(p *plan) *overloads {
-	return &overloads{p: p, samples: make([][]sample, len(p.peers))}
-}
-
-// runTurn measures the renewals of leases, on a server with nothing else to do and
+// runOverload measures the renewals of leases, on a server with nothing else to do and
 // then with far too much.
-func (o *overloads) runTurn(ctx context.Context, turn, who int, dir string) (err error) {
-	p := o.p
-	peer := p.peers[who]
-	server, stop, err := p.start(ctx, peer, dir)
+func runOverload(ctx context.Context, t *turn) (err error) {
+	p := t.plan
+	server, stop, err := t.start(ctx)
 	if err != nil {
 		return err
 	}
@@ -106,11 +95,7 @@ func (o *overloads) runTurn(ctx context.Context, turn, who int, dir string) (err
 	}
 	began := time.Now()
 	profiled := make(chan error, 1)
-	var profile string
-	if p.profiles != "" {
-		profile = filepath.Join(p.profiles, fmt.Sprintf("%s-overload-%d", peer.name, turn+1))
-	}
-	go func() { profiled <- takeProfile(ctx, address, profile, p.measure) }()
+	go func() { profiled <- takeProfile(ctx, address, t.profileName("overload"), p.measure) }()
 	loaded, err := runClients(ctx, overload.Nodes, address, p.warmup, p.measure)
 	if err != nil {
 		return err
@@ -131,13 +116,13 @@ func (o *overloads) runTurn(ctx context.Context, turn, who int, dir string) (err
 		return err
 	}
 	seconds := (p.measure + slack).Seconds()
-	ms := func(r *overload.Report, q float64) float64 { return stats.Quantile(r.Latencies, q).Seconds() * 1000 }
+	ms := func(r *overload.Report, q float64) float64 { return milliseconds(r.Latencies, q) }
 	one := sample{
 		quiet50: ms(quiet, 0.5), quiet99: ms(quiet, 0.99),
 		loaded50: ms(loaded, 0.5), loaded99: ms(loaded, 0.99), loadedMax: ms(loaded, 1),
 		ratio99: ms(loaded, 0.99) / ms(quiet, 0.99), refused: float64(loaded.Refused),
 		serverCores: (after.CPU - used.CPU).Seconds() / took.Seconds(),
-		quietRSS:    float64(before) / (1 << 20), memory: float64(peak) / (1 << 20),
+		quietRSS:    mib(before), memory: mib(peak),
 	}
 	for i, r := range around {
 		done, late := float64(r.Done)/seconds, float64(r.Refused)/seconds
@@ -147,7 +132,8 @@ func (o *overloads) runTurn(ctx context.Context, turn, who int, dir string) (err
 			one[listRate], one[listsLate] = done, late
 		}
 	}
-	o.samples[who] = append(o.samples[who], one)
+	t.add(overloadSheet, "", one)
+	t.add(aroundSheet, "", one)
 	return nil
 }
 
@@ -166,25 +152,4 @@ func runClients(ctx context.Context, kind, address string, warmup, measure time.
 	}
 	var r overload.Report
 	return &r, json.Unmarshal(out.Bytes(), &r)
-}
-
-// write prints what became of the renewals, and what went on around them.
-func (o *overloads) write(w io.Writer) error {
-	r := &results{p: o.p}
-	for _, t := range []struct {
-		title   string
-		columns []*metric
-	}{
-		{"renewals of node leases", overloadColumns},
-		{"around them, while loaded", aroundColumns},
-	} {
-		fmt.Fprintf(w, "\n%s\n", t.title)
-		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		head(table, "", t.columns)
-		r.rows(table, "", t.columns, o.samples)
-		if err := table.Flush(); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -17,9 +17,16 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
-func profileName(p *plan, peer string, turn int, load workload.Load, shape workload.Shape) string {
-	return filepath.Join(p.profiles, fmt.Sprintf("%s-%s-%s-%d", peer, load.Name,
-		strings.NewReplacer("/", "x", "@", "-to-").Replace(shape.String()), turn+1))
+// profileName is where a profile of something goes, "" if none was asked for.
+func (t *turn) profileName(of string) string {
+	if t.profiles == "" {
+		return ""
+	}
+	return filepath.Join(t.profiles, fmt.Sprintf("%s-%s-%d", t.peer().name, of, t.number+1))
+}
+
+func cellName(load workload.Load, shape workload.Shape) string {
+	return load.Name + "-" + strings.NewReplacer("/", "x", "@", "-to-").Replace(shape.String())
 }
 
 // takeProfiles asks the server for a profile or, of several members, the leader

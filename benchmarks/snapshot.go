@@ -9,32 +9,19 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
-	"math/rand/v2"
-	"path/filepath"
-	"sync"
-	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"github.com/pebbledash/pebbledash/benchmarks/fill"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
-const snapshotMode = "snapshot"
+// snapshotSettle bounds the wait until flushes and compactions of a filled store are done.
+const snapshotSettle = 2 * time.Minute
 
-const (
-	// snapshotClients is how many fill the store, by transactions of some
-	// snapshotTxnBytes, fewer than snapshotTxnKeys.
-	snapshotClients  = 64
-	snapshotConns    = 8
-	snapshotTxnBytes = 256 << 10
-	snapshotTxnKeys  = 100
-	// snapshotSettle bounds the wait until flushes and compactions are done.
-	snapshotSettle = 2 * time.Minute
-	// progressEvery is how many bytes are filled between two lines about it.
-	progressEvery = 512 << 20
-)
+// families are resources of all groups, in equal parts.
+var families = []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
 
 // The columns of the snapshot.
 var (
@@ -44,147 +31,99 @@ var (
 	saveCPU      = &metric{"CPU s"}
 	fileMiB      = &metric{"file MiB"}
 	beforeMiB    = &metric{"RSS before MiB"}
-	aboveMiB     = &metric{"above it MiB"}
 
 	snapshotColumns = []*metric{fillSeconds, firstSeconds, saveSeconds, saveCPU, fileMiB, beforeMiB, aboveMiB}
 )
 
-// snapshots are the samples of taking a snapshot of a large store, by peer.
-type snapshots struct {
-	p       *plan
-	samples [][]sample
+// snapshotSheet is the table of a snapshot.
+func snapshotSheet(p *plan) sheet {
+	return sheet{
+		"snapshot", fmt.Sprintf("a snapshot of %s, to a client that keeps nothing", p.filling()),
+		"", snapshotColumns,
+	}
 }
 
-func newSnapshots(p *plan) *snapshots {
-	return &snapshots{p: p, samples: make([][]sample, len(p.peers))}
-}
-
-// runTurn fills a server and takes a snapshot of it, which goes nowhere.
-func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err error) {
-	p := s.p
-	peer := p.peers[who]
-	peer.args = append([]string{"--quota-backend-bytes=-1"}, peer.args...) // none
-	servers, stop, err := p.start(ctx, peer, dir)
+// runSnapshot fills a server and takes a snapshot of it, which goes nowhere.
+func runSnapshot(ctx context.Context, t *turn) (err error) {
+	server, stop, err := t.start(ctx, "--quota-backend-bytes=-1") // none
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	server := servers[0]
 	began := time.Now()
-	if err := fill(ctx, server.Address, p, 1); err != nil {
+	if err := t.fillStore(ctx, server, 1); err != nil {
 		return err
 	}
 	filled := time.Since(began)
-	// What was put off until later is not the snapshot's.
-	if _, err := settle(servers, snapshotSettle); err != nil {
-		return err
-	}
-	if err := server.ResetPeak(); err != nil {
-		return err
-	}
-	before, err := server.PeakBytes()
-	if err != nil {
-		return err
-	}
-	used, err := server.Usage()
-	if err != nil {
-		return err
-	}
-	profile := ""
-	if p.profiles != "" {
-		profile = filepath.Join(p.profiles, peer.name+"-snapshot")
-	}
+	var size int64
+	var first, took time.Duration
 	profiled := make(chan error, 1)
-	go func() { profiled <- takeProfile(ctx, server.Address, profile, p.measure) }()
-	size, first, took, err := take(ctx, server.Address)
-	if err = errors.Join(err, <-profiled); err != nil {
+	c, err := atRest(server, func() error {
+		go func() { profiled <- takeProfile(ctx, server[0].Address, t.profileName("snapshot"), t.measure) }()
+		var err error
+		size, first, took, err = take(ctx, server[0].Address)
 		return err
-	}
-	after, err := server.Usage()
+	})
 	if err != nil {
 		return err
 	}
-	peak, err := server.PeakBytes()
-	if err != nil {
+	if err := <-profiled; err != nil {
 		return err
 	}
-	s.samples[who] = append(s.samples[who], sample{
+	t.add(snapshotSheet(t.plan), "", sample{
 		fillSeconds: filled.Seconds(), firstSeconds: first.Seconds(), saveSeconds: took.Seconds(),
-		saveCPU: (after.CPU - used.CPU).Seconds(), fileMiB: float64(size) / (1 << 20),
-		beforeMiB: float64(before) / (1 << 20), aboveMiB: float64(peak-before) / (1 << 20),
+		saveCPU: c.cpu.Seconds(), fileMiB: mib(size), beforeMiB: mib(c.before), aboveMiB: mib(c.above),
 	})
 	return nil
 }
 
-// filler makes the keys and values of a store, in transactions.
-type filler struct {
-	p *plan
-	// keys is how many there are, inTxn how many of them a transaction has.
-	keys, inTxn int64
-	// every is of how many keys one is put.
-	every int64
-	// next is the next transaction.
-	next atomic.Int64
+// cost is what a server needs for something: time, and bytes resident before it and, at
+// most, above that.
+type cost struct {
+	took, cpu     time.Duration
+	before, above int64
 }
 
-// fill puts so many bytes of values, in keys of all groups, or of every so many keys one.
-func fill(ctx context.Context, address string, p *plan, every int64) error {
-	f := &filler{p: p, keys: p.fill / p.value, every: every}
-	f.inTxn = min(max(snapshotTxnBytes/p.value, 1), snapshotTxnKeys)
-	errs := make([]error, snapshotClients)
-	var all sync.WaitGroup
-	for i := range snapshotConns {
-		conn, err := process.Dial(address)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		kv := pb.NewKVClient(conn)
-		for j := range snapshotClients / snapshotConns {
-			all.Go(func() {
-				errs[i*snapshotClients/snapshotConns+j] = f.run(ctx, kv, [32]byte{byte(i), byte(j), byte(every)})
-			})
-		}
+// atRest calls do when the server has done what it has put off, and says what it costs.
+func atRest(server process.Cluster, do func() error) (cost, error) {
+	before, err := settled(server, snapshotSettle)
+	if err != nil {
+		return cost{}, err
 	}
-	all.Wait()
-	return errors.Join(append(errs, ctx.Err())...)
+	usage, took, err := used(server, do)
+	if err != nil {
+		return cost{}, err
+	}
+	peak, err := server.PeakBytes()
+	return cost{took: took, cpu: usage.CPU, before: before, above: peak - before}, err
 }
 
-var snapshotFamilies = []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
-
-// run puts until there is nothing left.
-func (f *filler) run(ctx context.Context, kv pb.KVClient, seed [32]byte) error {
-	random := rand.NewChaCha8(seed)
-	for ctx.Err() == nil {
-		n := f.next.Add(1) - 1
-		first := n * f.inTxn
-		if first >= f.keys {
-			return nil
-		}
-		if each := max(progressEvery/(f.p.value*f.inTxn), 1); n%each == 0 && n > 0 {
-			fmt.Fprintf(f.p.progress, "  %d of %d MiB\n", first*f.p.value>>20, f.p.fill>>20)
-		}
-		txn := &pb.TxnRequest{}
-		for k := first; k < min(first+f.inTxn, f.keys); k++ {
-			if k%f.every != 0 {
-				continue
-			}
-			value := make([]byte, f.p.value)
-			_, _ = random.Read(value) // never fails
-			name := uint64(k)
-			if f.p.scatter {
-				name = bits.Reverse64(name * 0x9E3779B97F4A7C15) // the golden ratio's: no two are alike
-			}
-			key := fmt.Appendf(nil, "%snamespace-%d/%020d", snapshotFamilies[n%4], k%50, name)
-			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
-				RequestPut: &pb.PutRequest{Key: key, Value: value},
-			}})
-		}
-		if _, err := kv.Txn(ctx, txn); err != nil {
-			return err
-		}
+// filling says what the store is filled with.
+func (p *plan) filling() string {
+	order := "about as they sort"
+	if p.scatter {
+		order = "in no order"
 	}
-	return nil
+	return fmt.Sprintf("%d MiB of values of %d B, put %s", p.fill>>20, p.value, order)
+}
+
+// fillStore puts all keys of the store, or of every so many one.
+func (t *turn) fillStore(ctx context.Context, server process.Cluster, every int) error {
+	return fill.Run(ctx, fill.Config{
+		Address: server[0].Address, To: int(t.fill/t.value) / every, Stride: len(families),
+		Key:        func(i int) []byte { return storeKey(i*every, t.scatter) },
+		ValueBytes: int(t.value), Seed: byte(every), Progress: t.progress,
+	})
+}
+
+// storeKey is key i of the store. In their order keys are put about as they sort, unless
+// they are scattered.
+func storeKey(i int, scatter bool) []byte {
+	name := uint64(i)
+	if scatter {
+		name = bits.Reverse64(name * 0x9E3779B97F4A7C15) // The golden ratio's: no two are alike.
+	}
+	return fmt.Appendf(nil, "%snamespace-%d/%020d", families[i%len(families)], i%50, name)
 }
 
 // take takes a snapshot and checks its sum.
@@ -225,18 +164,4 @@ func take(ctx context.Context, address string) (size int64, first, took time.Dur
 		return 0, 0, 0, errors.New("the snapshot does not have the sum that it says")
 	}
 	return size, first, took, nil
-}
-
-// write prints a table.
-func (s *snapshots) write(w io.Writer) error {
-	r := &results{p: s.p}
-	order := "about as they sort"
-	if s.p.scatter {
-		order = "in no order"
-	}
-	fmt.Fprintf(w, "\na snapshot of %d MiB of values of %d B, put %s, to a client that keeps nothing\n", s.p.fill>>20, s.p.value, order)
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	head(table, "", snapshotColumns)
-	r.rows(table, "", snapshotColumns, s.samples)
-	return table.Flush()
 }

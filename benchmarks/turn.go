@@ -6,106 +6,64 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
-	"github.com/pebbledash/pebbledash/benchmarks/workload"
 )
 
-// settleTimeout bounds the wait for a server to finish what it has put off.
-const settleTimeout = 10 * time.Second
+// turn is one server's: its number, who it is, and where it goes with what it has
+// measured.
+type turn struct {
+	*plan
+	book        *book
+	number, who int
+	// dir is for its data; it does not exist yet.
+	dir      string
+	progress io.Writer
 
-// runTurn starts a server on an empty directory, runs all loads, and stops it.
-func (r *results) runTurn(ctx context.Context, turn, who int, dir string) (err error) {
-	p := r.p
-	peer := p.peers[who]
-	server, stop, err := p.start(ctx, peer, dir)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, stop()) }()
-	leader, err := server.Leader(ctx)
-	if err != nil {
-		return err
-	}
-	if workload.Reads(p.loads) {
-		if err := prepare(ctx, leader); err != nil {
-			return err
-		}
-	}
-	before, err := server.Usage()
-	if err != nil {
-		return err
-	}
-	writes := 0
-	for i, load := range p.loads {
-		for j, shape := range p.shapes {
-			c := cell{p: p, server: server, leader: leader, load: load, shape: shape}
-			if p.profiles != "" {
-				c.profile = profileName(p, peer.name, turn, load, shape)
-			}
-			s, err := c.run(ctx)
-			if err != nil {
-				return fmt.Errorf("%s at %s: %w", load.Name, shape, err)
-			}
-			if now, err := server.Leader(ctx); err != nil || now != leader {
-				return errors.Join(fmt.Errorf("%s at %s: another member leads now", load.Name, shape), err)
-			}
-			r.add(i, j, who, s)
-			if load.Writes {
-				writes += c.ops
-			}
-		}
-	}
-	return whole(server, before, writes, who, r)
+	starts int // how often it has started a server
 }
 
-// start starts a server on an empty directory; stop stops it and removes that.
-func (p *plan) start(ctx context.Context, peer peer, dir string) (server process.Cluster, stop func() error, err error) {
+func (t *turn) peer() peer { return t.peers[t.who] }
+
+func (t *turn) add(s sheet, row string, one sample) { t.book.add(s, row, t.who, one) }
+
+// start starts the server on an empty directory, with further arguments; stop stops it
+// and removes that.
+func (t *turn) start(ctx context.Context, more ...string) (server process.Cluster, stop func() error, err error) {
+	t.starts++
+	dir := filepath.Join(t.dir, fmt.Sprint(t.starts))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
-	args := peer.args
-	if p.profiles != "" {
+	args := slices.Concat(more, t.peer().args)
+	if t.profiles != "" {
 		args = append([]string{"--enable-pprof"}, args...)
 	}
-	server, err = process.Start(ctx, peer.binary, dir, p.members, args...)
+	server, err = process.Start(ctx, t.peer().binary, dir, t.members, args...)
 	if err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return server, func() error { return errors.Join(server.Stop(), os.RemoveAll(dir)) }, nil
 }
 
-// prepare puts what loads are to read.
-func prepare(ctx context.Context, leader *process.Server) error {
-	conn, err := process.Dial(leader.Address)
-	if err != nil {
-		return err
+// roomy lets a server hold what etcd holds at most by its own advice, 8 GiB, or, of one
+// that has no such limit, anything.
+func (t *turn) roomy() string {
+	if process.IsEtcd(t.peer().binary) {
+		return "--quota-backend-bytes=8589934592"
 	}
-	return errors.Join(workload.Prepare(ctx, conn), conn.Close())
+	return "--quota-backend-bytes=-1"
 }
 
-// whole notes what the server has used over all loads, with what it puts off
-// until after a measurement: flushes and compactions.
-func whole(server process.Cluster, before process.Usage, writes, who int, results *results) error {
-	after, err := settle(server, settleTimeout)
-	if err != nil {
-		return err
-	}
-	disk, err := server.DiskBytes()
-	if err != nil {
-		return err
-	}
-	results.addWhole(who, sample{
-		wholeStart: server.Started().Seconds() * 1000,
-		wholeCPU:   (after.CPU - before.CPU).Seconds(),
-		wholeBytes: float64(after.WrittenBytes-before.WrittenBytes) / float64(max(writes, 1)),
-		wholeDisk:  float64(disk) / (1 << 20),
-	})
-	return nil
-}
+// settleTimeout bounds the wait for a server to finish what it has put off.
+const settleTimeout = 10 * time.Second
 
 // settle waits until the server is idle, if that is soon.
 func settle(server process.Cluster, within time.Duration) (process.Usage, error) {
@@ -126,81 +84,61 @@ func settle(server process.Cluster, within time.Duration) (process.Usage, error)
 	}
 }
 
-// cell is one load in one shape on one server.
-type cell struct {
-	p       *plan
-	server  process.Cluster
-	leader  *process.Server
-	load    workload.Load
-	shape   workload.Shape
-	profile string // a file without its ending, "" for none
-
-	before, after       process.Usage
-	ledBefore, ledAfter process.Usage // the leader's part
-	ownBefore, ownAfter time.Duration
-	ops                 int
+// settled is what is resident when the server is idle, from where its peak counts anew.
+func settled(server process.Cluster, within time.Duration) (int64, error) {
+	if _, err := settle(server, within); err != nil {
+		return 0, err
+	}
+	if err := server.ResetPeak(); err != nil {
+		return 0, err
+	}
+	return server.RSSBytes()
 }
 
-func (c *cell) run(ctx context.Context) (sample, error) {
-	if err := c.server.ResetPeak(); err != nil {
-		return nil, err
-	}
-	profiled := make(chan error, 1)
-	r, err := workload.Run(ctx, workload.Config{
-		Load: c.load, Shape: c.shape, Addresses: c.addresses(), Warmup: c.p.warmup, Measure: c.p.measure,
-		Begin: func() (err error) {
-			go func() { profiled <- c.takeProfiles(ctx) }()
-			return c.read(&c.before, &c.ledBefore, &c.ownBefore)
-		},
-		End: func() error { return c.read(&c.after, &c.ledAfter, &c.ownAfter) },
-	})
+// settledOnDisk is what the server has used once it is idle, and the space it takes.
+func settledOnDisk(server process.Cluster) (process.Usage, int64, error) {
+	usage, err := settle(server, settleTimeout)
 	if err != nil {
-		return nil, err
+		return process.Usage{}, 0, err
 	}
-	if err := <-profiled; err != nil {
-		return nil, err
+	space, err := server.DiskBytes()
+	return usage, space, err
+}
+
+// peakAndIdle is what was resident at most until now, and what is once the server is
+// idle.
+func peakAndIdle(server process.Cluster) (peak, idle int64, err error) {
+	if peak, err = server.PeakBytes(); err != nil {
+		return 0, 0, err
 	}
-	peak, err := c.server.PeakBytes()
+	idle, err = settled(server, settleTimeout)
+	return peak, idle, err
+}
+
+// used calls do, and returns what the server has used meanwhile, and how long it took.
+func used(server process.Cluster, do func() error) (process.Usage, time.Duration, error) {
+	before, err := server.Usage()
 	if err != nil {
-		return nil, err
+		return process.Usage{}, 0, err
 	}
-	if r.Ops == 0 {
-		return nil, errors.New("no operation ended while it was measured")
+	began := time.Now()
+	if err := do(); err != nil {
+		return process.Usage{}, 0, err
 	}
-	c.ops = r.Ops
-	ops := float64(r.Ops)
-	milliseconds := func(q float64) float64 { return stats.Quantile(r.Latencies, q).Seconds() * 1000 }
-	return sample{
-		serverCPU: (c.after.CPU - c.before.CPU).Seconds() * 1e6 / ops,
-		leaderCPU: (c.ledAfter.CPU - c.ledBefore.CPU).Seconds() * 1e6 / ops,
-		rate:      ops / r.Elapsed.Seconds(),
-		p50:       milliseconds(0.5),
-		p99:       milliseconds(0.99),
-		memory:    float64(peak) / (1 << 20),
-		written:   float64(c.after.WrittenBytes-c.before.WrittenBytes) / ops,
-		clientCPU: (c.ownAfter - c.ownBefore).Seconds() * 1e6 / ops,
-	}, nil
+	took := time.Since(began)
+	after, err := server.Usage()
+	return process.Usage{CPU: after.CPU - before.CPU, WrittenBytes: after.WrittenBytes - before.WrittenBytes}, took, err
 }
 
-func (c *cell) read(usage, led *process.Usage, own *time.Duration) (err error) {
-	if *own, err = process.OwnCPU(); err != nil {
-		return err
+// milliseconds is a quantile, NaN of none.
+func milliseconds(sorted []time.Duration, q float64) float64 {
+	if len(sorted) == 0 {
+		return math.NaN()
 	}
-	if *led, err = c.leader.Usage(); err != nil {
-		return err
-	}
-	*usage, err = c.server.Usage()
-	return err
+	return stats.Quantile(sorted, q).Seconds() * 1000
 }
 
-// addresses are where connections go: to the leader, or to all, with the leader
-// last, so that a single one is to another.
-func (c *cell) addresses() []string {
-	var all []string
-	for _, s := range c.server {
-		if s != c.leader && !c.shape.Leader {
-			all = append(all, s.Address)
-		}
-	}
-	return append(all, c.leader.Address)
-}
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
+// per divides a time by a number of things, in microseconds.
+func per(cpu time.Duration, n int) float64 { return cpu.Seconds() * 1e6 / float64(max(n, 1)) }

@@ -17,11 +17,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/encoding/proto"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/pebbledash/pebbledash/benchmarks/raw"
 )
 
 const (
@@ -102,7 +101,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 			return nil, err
 		}
 		watchers.Go(func() {
-			if err := r.follow(stream); err != nil && ctx.Err() == nil {
+			if err := r.follow(stream); ctx.Err() == nil {
 				fail(fmt.Errorf("a watcher: %w", err))
 			}
 		})
@@ -156,82 +155,36 @@ func dial(address string) (*grpc.ClientConn, error) {
 		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(4<<20))
 }
 
-// raw is a message that is not decoded.
-type raw struct{ buffers mem.BufferSlice }
-
-// rawCodec reads raws, and writes protobuf.
-type rawCodec struct{ encoding.CodecV2 }
-
-func (c rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	if r, ok := v.(*raw); ok {
-		data.Ref()
-		r.buffers = data
-		return nil
-	}
-	return c.CodecV2.Unmarshal(data, v)
-}
-
 // watch begins a watch, and returns when it is there.
 func watch(ctx context.Context, conn *grpc.ClientConn) (grpc.ClientStream, error) {
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
-		pb.Watch_Watch_FullMethodName, grpc.ForceCodecV2(rawCodec{encoding.GetCodecV2(proto.Name)}))
-	if err != nil {
-		return nil, err
-	}
 	end := []byte(prefix)
 	end[len(end)-1]++
-	err = stream.SendMsg(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{
-		CreateRequest: &pb.WatchCreateRequest{Key: []byte(prefix), RangeEnd: end},
-	}})
-	if err != nil {
-		return nil, err
-	}
-	var created pb.WatchResponse
-	if err := stream.RecvMsg(&created); err != nil {
-		return nil, err
-	}
-	if !created.Created || created.Canceled {
-		return nil, fmt.Errorf("the watch was refused: %s", created.CancelReason)
-	}
-	return stream, nil
+	return raw.Watch(ctx, conn, &pb.WatchCreateRequest{Key: []byte(prefix), RangeEnd: end})
 }
 
-// follow counts what a watcher is given.
+// follow counts what a watcher is given, until there is an error.
 func (r *run) follow(stream grpc.ClientStream) error {
-	var m raw
+	var m raw.Message
 	var seen int64
 	for {
 		if err := stream.RecvMsg(&m); err != nil {
 			return err
 		}
 		now := time.Now().UnixNano()
-		data := m.buffers.Materialize()
-		m.buffers.Free()
 		var n int64
-		for len(data) > 0 {
-			number, kind, size := protowire.ConsumeTag(data)
-			if size < 0 {
-				return protowire.ParseError(size)
+		err := raw.Fields(m.Take(), func(number protowire.Number, event []byte, _ uint64) {
+			if number != eventsField {
+				return
 			}
-			data = data[size:]
-			if number == eventsField && kind == protowire.BytesType {
-				event, size := protowire.ConsumeBytes(data)
-				if size < 0 {
-					return protowire.ParseError(size)
+			n++
+			if seen++; seen%r.every == 0 && r.measuring.Load() {
+				if sent := sentAt(event); sent > 0 {
+					r.sample(time.Duration(now - sent))
 				}
-				data = data[size:]
-				n++
-				if seen++; seen%r.every == 0 && r.measuring.Load() {
-					if sent := sentAt(event); sent > 0 {
-						r.sample(time.Duration(now - sent))
-					}
-				}
-				continue
 			}
-			if size = protowire.ConsumeFieldValue(number, kind, data); size < 0 {
-				return protowire.ParseError(size)
-			}
-			data = data[size:]
+		})
+		if err != nil {
+			return err
 		}
 		if n > 0 && r.measuring.Load() {
 			r.delivered.Add(n)
@@ -258,31 +211,11 @@ const (
 
 // sentAt returns the time in an event's value, 0 if there is none.
 func sentAt(event []byte) int64 {
-	value := field(field(event, kvField), valueField)
+	value := raw.Bytes(raw.Bytes(event, kvField), valueField)
 	if len(value) < stampedBytes {
 		return 0
 	}
 	return int64(binary.BigEndian.Uint64(value))
-}
-
-// field returns a field of bytes of a message.
-func field(message []byte, number protowire.Number) []byte {
-	for len(message) > 0 {
-		n, kind, size := protowire.ConsumeTag(message)
-		if size < 0 {
-			return nil
-		}
-		message = message[size:]
-		if n == number && kind == protowire.BytesType {
-			value, _ := protowire.ConsumeBytes(message)
-			return value
-		}
-		if size = protowire.ConsumeFieldValue(n, kind, message); size < 0 {
-			return nil
-		}
-		message = message[size:]
-	}
-	return nil
 }
 
 // write puts at the rate that was asked for, or as fast as the server answers.

@@ -25,11 +25,12 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
+	"github.com/pebbledash/pebbledash/benchmarks/raw"
+	"github.com/pebbledash/pebbledash/benchmarks/requests"
 )
 
 const (
@@ -177,17 +178,6 @@ func together(n int, run func(i int) error) error {
 	return nil
 }
 
-func until(ctx context.Context, t time.Time) error {
-	timer := time.NewTimer(time.Until(t))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 func value(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {
@@ -217,11 +207,11 @@ func renew(ctx context.Context, c *client) error {
 		lease := value(leaseBytes)
 		next := time.Now().Add(period * time.Duration(i) / nodes)
 		for next.Before(c.to) {
-			if err := until(ctx, next); err != nil {
+			if err := openloop.Until(ctx, next); err != nil {
 				return err
 			}
 			began := time.Now()
-			t, err := kv.Txn(ctx, ifUnchanged(key, mod, lease))
+			t, err := kv.Txn(ctx, requests.Update(key, mod, lease, 0))
 			took := time.Since(began)
 			switch {
 			case err == nil && !t.Succeeded:
@@ -243,17 +233,6 @@ func renew(ctx context.Context, c *client) error {
 	})
 }
 
-func ifUnchanged(key []byte, mod int64, to []byte) *pb.TxnRequest {
-	return &pb.TxnRequest{
-		Compare: []*pb.Compare{{
-			Key: key, Result: pb.Compare_EQUAL, Target: pb.Compare_MOD,
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: mod},
-		}},
-		Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: to}}}},
-		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}},
-	}
-}
-
 // storm is the writers of events. To connect can take them long: they wait for it.
 func storm(ctx context.Context, c *client) error {
 	conns, err := dial(c.address, writersConns)
@@ -268,12 +247,12 @@ func storm(ctx context.Context, c *client) error {
 		for n := 0; time.Now().Before(c.to); n++ {
 			began := time.Now()
 			key := fmt.Appendf(nil, "/registry/events/default/%s.%04d.%d", run, i, n)
-			_, err := kv.Txn(ctx, ifUnchanged(key, 0, event[i:i+eventBytes]), grpc.WaitForReady(true))
+			_, err := kv.Txn(ctx, requests.Update(key, 0, event[i:i+eventBytes], 0), grpc.WaitForReady(true))
 			if err := c.answered(err, began); err != nil {
 				return err
 			}
 			if err != nil { // It was refused.
-				if err := until(ctx, time.Now().Add(time.Duration(rand.Int64N(int64(2*backoff))))); err != nil {
+				if err := openloop.Until(ctx, time.Now().Add(time.Duration(rand.Int64N(int64(2*backoff))))); err != nil {
 					return err
 				}
 			}
@@ -292,9 +271,11 @@ func list(ctx context.Context, c *client) error {
 	return together(lists, func(i int) error {
 		for time.Now().Before(c.to) {
 			began := time.Now()
-			var got counted
-			err := conns[i].Invoke(ctx, pb.KV_Range_FullMethodName, allPods(), &got, grpc.ForceCodecV2(counting{}),
+			var m raw.Message
+			err := conns[i].Invoke(ctx, pb.KV_Range_FullMethodName, allPods(), &m, raw.Option(),
 				grpc.MaxCallRecvMsgSize(1<<30), grpc.WaitForReady(true))
+			got := m.Size()
+			m.Free()
 			if err := c.answered(err, began); err != nil {
 				return err
 			}
@@ -302,7 +283,7 @@ func list(ctx context.Context, c *client) error {
 				c.bytes.Add(int64(got))
 			}
 			if err != nil {
-				if err := until(ctx, time.Now().Add(backoff)); err != nil {
+				if err := openloop.Until(ctx, time.Now().Add(backoff)); err != nil {
 					return err
 				}
 			} else if got < pods*podBytes {
@@ -315,23 +296,6 @@ func list(ctx context.Context, c *client) error {
 
 func allPods() *pb.RangeRequest {
 	return &pb.RangeRequest{Key: []byte("/registry/pods/"), RangeEnd: []byte("/registry/pods0")}
-}
-
-// counted is an answer of which only the size is of interest: to decode it would
-// cost the machine more than to make it.
-type counted int
-
-type counting struct{}
-
-func (counting) Name() string { return "proto" }
-
-func (counting) Marshal(v any) (mem.BufferSlice, error) {
-	return encoding.GetCodecV2("proto").Marshal(v)
-}
-
-func (counting) Unmarshal(data mem.BufferSlice, v any) error {
-	*v.(*counted) = counted(data.Len())
-	return nil
 }
 
 func dial(address string, n int) ([]*grpc.ClientConn, error) {

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 #
-# build.sh NAME... builds the peers: the real etcd and Kubernetes binaries that
-# tests and benchmarks run beside or on top of pebbledash.
+# build.sh NAME... builds the peers: the real etcd, kine and Kubernetes binaries
+# that tests and benchmarks run beside or on top of pebbledash.
 #
 #   names   etcd etcdctl etcdutl
+#           kine (with SQLite; the one that needs a C compiler)
 #           kube-apiserver kube-controller-manager kube-scheduler kubemark
 #   groups  etcd-all kube-all
 #
@@ -15,13 +16,13 @@
 # outside the checkout. One that is there already costs nothing; kube-apiserver
 # takes some 15 CPU minutes the first time. To build one again, delete its file.
 #
-# Concurrent callers are safe: a family (etcd, kube) is built under one lock,
+# Concurrent callers are safe: a family (etcd, kine, kube) is built under one lock,
 # and a binary appears under its name only whole, and only after it has told
 # its version.
 
 set -euo pipefail
 
-# etcd's version is pinned in etcd/go.mod.
+# The versions of etcd and kine are pinned in etcd/go.mod and kine/go.mod.
 readonly kube_version=v1.37.1
 
 readonly etcd_names=(etcd etcdctl etcdutl)
@@ -37,7 +38,7 @@ die() {
 usage() {
 	cat >&2 <<-EOF
 		usage: build.sh NAME...
-		  names:  ${etcd_names[*]} ${kube_names[*]}
+		  names:  ${etcd_names[*]} kine ${kube_names[*]}
 		  groups: etcd-all kube-all
 	EOF
 	exit 2
@@ -46,6 +47,7 @@ usage() {
 family_of() {
 	case $1 in
 	etcd*) echo etcd ;;
+	kine) echo kine ;;
 	*) echo kube ;;
 	esac
 }
@@ -53,6 +55,7 @@ family_of() {
 version_of() {
 	case $(family_of "$1") in
 	etcd) echo "$etcd_version" ;;
+	kine) echo "$kine_version" ;;
 	kube) echo "$kube_version" ;;
 	esac
 }
@@ -63,6 +66,12 @@ path_of() { echo "$bin/$1-$(version_of "$1")"; }
 build_etcd() {
 	nice -n 10 go build -C "$here/etcd" -mod=readonly -trimpath -ldflags '-s -w' \
 		-o "$2" "./cmd/$1"
+}
+
+# build_kine NAME OUT
+build_kine() {
+	CGO_ENABLED=1 nice -n 10 go build -C "$here/kine" -mod=readonly -trimpath -tags nats,sqlite_stat4 \
+		-ldflags "-s -w -X github.com/k3s-io/kine/pkg/version.Version=$kine_version" -o "$2" .
 }
 
 # build_kube NAME OUT
@@ -132,7 +141,7 @@ main() {
 		kube-all) names+=("${kube_names[@]}") ;;
 		-h | --help) usage ;;
 		*)
-			case " ${etcd_names[*]} ${kube_names[*]} " in
+			case " ${etcd_names[*]} kine ${kube_names[*]} " in
 			*" $arg "*) names+=("$arg") ;;
 			*)
 				say "error: unknown peer '$arg'"
@@ -149,7 +158,9 @@ main() {
 	bin=$cache/bin
 	etcd_version=$(sed -n 's|^[[:space:]]*go\.etcd\.io/etcd/server/v3 \(v[^ ]*\).*|\1|p' "$here/etcd/go.mod")
 	[[ -n $etcd_version ]] || die "no go.etcd.io/etcd/server/v3 in $here/etcd/go.mod"
-	readonly here cache bin etcd_version
+	kine_version=$(sed -n 's|^[[:space:]]*github\.com/k3s-io/kine \(v[^ ]*\).*|\1|p' "$here/kine/go.mod")
+	[[ -n $kine_version ]] || die "no github.com/k3s-io/kine in $here/kine/go.mod"
+	readonly here cache bin etcd_version kine_version
 
 	# The same binary whatever the caller's settings are. -p=2: a build shares
 	# the machine with other work.

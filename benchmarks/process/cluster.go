@@ -22,7 +22,7 @@ type Cluster []*Server
 // Start runs a program as the n members of a new cluster, each in a directory of
 // its own below dir, and returns when all of them answer.
 func Start(ctx context.Context, binary, dir string, n int, args ...string) (Cluster, error) {
-	addrs, err := freeAddrs(2 * n)
+	addrs, err := FreeAddrs(2 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,8 @@ func Start(ctx context.Context, binary, dir string, n int, args ...string) (Clus
 	for i, at := range places {
 		at.initial = strings.Join(initial, ",")
 		folder := filepath.Join(dir, at.name)
-		if err := os.Mkdir(folder, 0o700); err != nil {
+		// With its data: kine does not make the folder.
+		if err := os.MkdirAll(filepath.Join(folder, "data"), 0o700); err != nil {
 			return nil, err
 		}
 		all.Go(func() { servers[i], errs[i] = start(ctx, binary, folder, at, args) })
@@ -59,6 +60,9 @@ const leaderTimeout = 10 * time.Second
 
 // Leader is the member that leads.
 func (c Cluster) Leader(ctx context.Context) (*Server, error) {
+	if len(c) == 1 {
+		return c[0], nil // kine does not say.
+	}
 	ctx, cancel := context.WithTimeout(ctx, leaderTimeout)
 	defer cancel()
 	for {
@@ -113,6 +117,9 @@ func (c Cluster) ResetPeak() error {
 
 // PeakBytes is the sum of what each member had at most.
 func (c Cluster) PeakBytes() (int64, error) { return c.sum((*Server).PeakBytes) }
+
+// RSSBytes is the sum of what each member has now.
+func (c Cluster) RSSBytes() (int64, error) { return c.sum((*Server).RSSBytes) }
 
 // DiskBytes is the space that all data directories take.
 func (c Cluster) DiskBytes() (int64, error) { return c.sum((*Server).DiskBytes) }

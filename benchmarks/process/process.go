@@ -29,7 +29,8 @@ import (
 const (
 	// startTimeout and stopTimeout bound a start until the first answer, and an
 	// end after SIGTERM.
-	startTimeout = time.Minute
+	// A restart of a large store takes etcd the better part of a minute.
+	startTimeout = 10 * time.Minute
 	stopTimeout  = 30 * time.Second
 )
 
@@ -41,10 +42,15 @@ type Server struct {
 	// linearizable read.
 	Started time.Duration
 
+	binary string
+	at     place
+	args   []string
+
 	cmd    *exec.Cmd
 	dir    string
 	log    *os.File
 	exited chan struct{}
+	killed bool // by Kill, and not started again
 }
 
 // place is where a member is in its cluster.
@@ -53,30 +59,65 @@ type place struct{ name, client, peer, initial string }
 // start runs a program with etcd's flags on a new data directory below dir, and
 // returns when it answers. The program's output goes to dir/log.
 func start(ctx context.Context, binary, dir string, at place, args []string) (*Server, error) {
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
+	s := &Server{Address: at.client, binary: binary, at: at, args: args, dir: dir}
+	if err := s.run(ctx); err != nil {
 		return nil, err
 	}
-	client, peer := "http://"+at.client, "http://"+at.peer
-	cmd := exec.Command(binary, append([]string{
-		"--name=" + at.name, "--data-dir=" + filepath.Join(dir, "data"),
-		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
-		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=" + at.initial,
-	}, args...)...)
+	return s, nil
+}
+
+// Restart starts a server that has ended again, on the same data, and returns when it
+// answers.
+func (s *Server) Restart(ctx context.Context) error { return s.run(ctx) }
+
+func (s *Server) run(ctx context.Context) error {
+	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(s.binary, append(arguments(s.binary, s.dir, s.at), s.args...)...)
+	cmd.Dir = s.dir
 	cmd.Env = environ()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	s := &Server{Address: at.client, cmd: cmd, dir: dir, log: log, exited: make(chan struct{})}
+	s.killed = false
+	s.cmd, s.log, s.exited = cmd, log, make(chan struct{})
 	begin := time.Now()
 	if err := s.launch(); err != nil {
-		return nil, errors.Join(err, log.Close())
+		return errors.Join(err, log.Close())
 	}
 	if err := s.waitReady(ctx); err != nil {
-		err = fmt.Errorf("%s gives no answer: %w; its log ends:\n%s", binary, err, s.logTail())
-		return nil, errors.Join(err, s.Kill())
+		err = fmt.Errorf("%s gives no answer: %w; its log ends:\n%s", s.binary, err, s.logTail())
+		return errors.Join(err, s.Kill())
 	}
 	s.Started = time.Since(begin)
-	return s, nil
+	return nil
+}
+
+// IsKine says whether a program is kine, by its name. It takes other flags, and other
+// requests only.
+func IsKine(binary string) bool { return strings.HasPrefix(filepath.Base(binary), "kine") }
+
+// IsEtcd says the same of etcd.
+func IsEtcd(binary string) bool { return strings.HasPrefix(filepath.Base(binary), "etcd") }
+
+// arguments tell a program where to listen and to write.
+func arguments(binary, dir string, at place) []string {
+	data := filepath.Join(dir, "data")
+	if IsKine(binary) {
+		// As durable as the others: kine's own setting does not sync each commit.
+		return []string{
+			"--listen-address=" + at.client, "--metrics-bind-address=0",
+			"--endpoint=sqlite://" + filepath.Join(data, "state.db") +
+				"?_journal=WAL&cache=shared&_busy_timeout=30000&_txlock=immediate&_sync=FULL",
+		}
+	}
+	client, peer := "http://"+at.client, "http://"+at.peer
+	return []string{
+		"--name=" + at.name, "--data-dir=" + data,
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer, "--initial-cluster=" + at.initial,
+	}
 }
 
 // environ is ours without etcd's variables, which both programs would heed.
@@ -149,6 +190,13 @@ func (s *Server) logTail() string {
 
 // Stop ends the server as an operator would.
 func (s *Server) Stop() error {
+	select {
+	case <-s.exited:
+		if s.killed {
+			return nil
+		}
+	default:
+	}
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return errors.Join(fmt.Errorf("it has ended before: %w; its log ends:\n%s", err, s.logTail()), s.log.Close())
 	}
@@ -162,8 +210,9 @@ func (s *Server) Stop() error {
 	}
 }
 
-// Kill ends the server at once, and returns when it is gone.
+// Kill ends the server at once, and returns when it is gone. Stop does nothing more.
 func (s *Server) Kill() error {
+	s.killed = true
 	err := s.cmd.Process.Kill()
 	if errors.Is(err, os.ErrProcessDone) {
 		err = nil
@@ -180,8 +229,8 @@ const (
 	maxPortTries = 200
 )
 
-// freeAddrs returns loopback addresses on which nobody listens.
-func freeAddrs(n int) ([]string, error) {
+// FreeAddrs returns loopback addresses on which nobody listens.
+func FreeAddrs(n int) ([]string, error) {
 	var addrs []string
 	for range maxPortTries {
 		if len(addrs) == n {

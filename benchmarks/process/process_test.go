@@ -3,9 +3,11 @@
 package process
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,4 +66,32 @@ func TestStartQuotesTheLog(t *testing.T) {
 	_, err := Start(t.Context(), bin, t.TempDir(), 2)
 	require.ErrorContains(t, err, "no such flag: --name=m1")
 	require.ErrorContains(t, err, "no such flag: --name=m2")
+}
+
+func TestArguments(t *testing.T) {
+	at := place{name: "m1", client: "127.0.0.1:1", peer: "127.0.0.1:2", initial: "m1=http://127.0.0.1:2"}
+	require.Contains(t, arguments("/x/etcd-v3.7.3", "/d", at), "--data-dir=/d/data")
+	kine := arguments("/x/kine-v0.17.5", "/d", at)
+	require.Contains(t, kine, "--listen-address=127.0.0.1:1")
+	require.Contains(t, kine[len(kine)-1], "_sync=FULL", "as durable as the others")
+	require.True(t, IsEtcd("/x/etcd-v3.7.3"))
+	require.False(t, IsEtcd("/etcd/pebbledash"))
+}
+
+// A server that was killed starts again at the same place; to stop one that was killed
+// is no error.
+func TestRestart(t *testing.T) {
+	dir := t.TempDir()
+	bin := filepath.Join(dir, "server")
+	require.NoError(t, os.WriteFile(bin, []byte("#!/bin/sh\necho started $1; exec sleep 60\n"), 0o700))
+	s := &Server{binary: bin, at: place{name: "m1", client: "127.0.0.1:1"}, dir: dir}
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		require.ErrorContains(t, s.Restart(ctx), "gives no answer") // and was killed
+		cancel()
+		require.NoError(t, s.Stop())
+	}
+	log, err := os.ReadFile(filepath.Join(dir, "log"))
+	require.NoError(t, err)
+	require.Equal(t, 2, strings.Count(string(log), "started --name=m1"))
 }

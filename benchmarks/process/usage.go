@@ -75,6 +75,16 @@ func (s *Server) PeakBytes() (int64, error) {
 	return kb << 10, err
 }
 
+// RSSBytes is what is resident now.
+func (s *Server) RSSBytes() (int64, error) {
+	status, err := os.ReadFile(s.proc("status"))
+	if err != nil {
+		return 0, err
+	}
+	kb, err := field(status, "VmRSS:")
+	return kb << 10, err
+}
+
 func (s *Server) proc(name string) string {
 	return filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid), name)
 }

@@ -14,13 +14,13 @@ type Summary struct {
 	Median, Low, High float64
 }
 
-// Summarize summarizes measurements. Of none, everything is NaN.
+// Summarize summarizes measurements. NaN is none; of none, everything is NaN.
 func Summarize(xs []float64) Summary {
-	if len(xs) == 0 {
+	sorted := slices.DeleteFunc(slices.Sorted(slices.Values(xs)), math.IsNaN)
+	n := len(sorted)
+	if n == 0 {
 		return Summary{math.NaN(), math.NaN(), math.NaN()}
 	}
-	sorted := slices.Sorted(slices.Values(xs))
-	n := len(sorted)
 	median := sorted[n/2]
 	if n%2 == 0 {
 		median = (sorted[n/2-1] + sorted[n/2]) / 2
@@ -58,10 +58,11 @@ func Format(x float64) string {
 
 // Ratios divides measurements pair by pair: those of one pair were made right
 // after one another, so what was wrong with the machine was wrong for both.
-// REQUIRES: len(xs) == len(ys).
+// Those without a partner count for nothing.
 func Ratios(xs, ys []float64) []float64 {
-	ratios := make([]float64, 0, len(xs))
-	for i := range xs {
+	n := min(len(xs), len(ys))
+	ratios := make([]float64, 0, n)
+	for i := range n {
 		if ys[i] != 0 {
 			ratios = append(ratios, xs[i]/ys[i])
 		}

@@ -21,6 +21,7 @@ func TestSummarize(t *testing.T) {
 		require.Equal(t, c.want, Summarize(c.xs))
 		require.Equal(t, before, c.xs, "the measurements keep their order")
 	}
+	require.Equal(t, Summary{2, 1, 3}, Summarize([]float64{3, math.NaN(), 1}), "what was not measured does not count")
 	require.True(t, math.IsNaN(Summarize(nil).Median))
 	require.InDelta(t, 1.0, Summarize([]float64{1, 2, 3}).Spread(), 0)
 }

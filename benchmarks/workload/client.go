@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+
+	"github.com/pebbledash/pebbledash/benchmarks/requests"
 )
 
 // The keys. They look like Kubernetes' and lie in folders of their own, so that
@@ -21,6 +24,9 @@ const (
 	txnKeys = 16
 
 	keyDigits = 8
+
+	// readFolder has the keys that Prepare puts.
+	readFolder = "read"
 )
 
 // client sends requests one after another. It uses the same request messages
@@ -44,22 +50,31 @@ type client struct {
 }
 
 // valuesBytes is how much random data there is to cut values from.
-const valuesBytes = 1 << 20
+const valuesBytes = 4 << 20
 
 // newClient makes client number n of the load.
 func newClient(ctx context.Context, l Load, conn *grpc.ClientConn, n int, values []byte) (*client, func(context.Context) error, error) {
 	c := &client{kv: pb.NewKVClient(conn), random: rand.New(rand.NewPCG(uint64(n), 0)), values: values}
+	folder := l.folder
 	switch l.kind {
 	case put:
-		c.setFolders(l, l.Name)
-		return c, func(ctx context.Context) error { return c.put(ctx, l.valueBytes, c.random.IntN(putKeys)) }, nil
+		if folder == "" {
+			folder = l.Name
+		}
+		c.setFolders(l, folder)
+		n := cmp.Or(l.keys, putKeys)
+		return c, func(ctx context.Context) error { return c.put(ctx, l.valueBytes, c.random.IntN(n)) }, nil
 	case txn:
 		c.setFolders(l, fmt.Sprintf("%s/%04d", l.Name, n))
 		return c, func(ctx context.Context) error { return c.txn(ctx, l.valueBytes) }, c.beginTxn(ctx)
 	case get, serializableGet:
-		c.setFolders(l, "read")
+		if folder == "" {
+			folder = readFolder
+		}
+		c.setFolders(l, folder)
 		c.rangeRequest.Serializable = l.kind == serializableGet
-		return c, c.get, nil
+		n := cmp.Or(l.keys, readKeys)
+		return c, func(ctx context.Context) error { return c.get(ctx, l.valueBytes, c.random.IntN(n)) }, nil
 	}
 	panic("workload: a load of no kind")
 }
@@ -96,17 +111,25 @@ func (c *client) put(ctx context.Context, size, i int) error {
 	return err
 }
 
-func (c *client) get(ctx context.Context) error {
-	c.setKey(c.random.IntN(readKeys))
+func (c *client) get(ctx context.Context, size, i int) error {
+	c.setKey(i)
 	c.rangeRequest.Key, c.rangeRequest.Limit = c.key, 1
 	r, err := c.kv.Range(ctx, &c.rangeRequest)
 	if err != nil {
 		return err
 	}
-	if len(r.Kvs) != 1 || len(r.Kvs[0].Value) != readValueBytes {
+	if len(r.Kvs) != 1 || len(r.Kvs[0].Value) != size {
 		return fmt.Errorf("%s is not there as it should be", c.key)
 	}
 	return nil
+}
+
+// create is how kube-apiserver makes an object: if there is none, then PUT. kine takes
+// no other way.
+func (c *client) create(ctx context.Context, size, i int) error {
+	c.setKey(i)
+	_, err := c.kv.Txn(ctx, requests.Create(c.key, c.value(size), 0))
+	return err
 }
 
 // beginTxn learns the revisions of the client's own keys, which may have been

@@ -15,9 +15,12 @@ type Load struct {
 
 	kind       kind
 	valueBytes int
-	// grouped spreads the keys over resources that have raft groups of their own,
-	// and others.
-	grouped bool
+	// keys is how many keys puts and gets are of, 0 for the default.
+	keys int
+	// folder is where a get reads, "" for where Prepare has put.
+	folder string
+	// resources are where the keys are, in turn; none is one.
+	resources []string
 }
 
 type kind int
@@ -45,28 +48,79 @@ var Loads = []Load{
 // Grouped are writes of keys of several groups: config maps, events, leases and
 // pods, each a quarter.
 var Grouped = []Load{
-	{Name: "put256-groups", Title: "put, 256 B, keys of four groups", Writes: true, kind: put, valueBytes: 256, grouped: true},
-	{Name: "put1k-groups", Title: "put, 1 KiB, keys of four groups", Writes: true, kind: put, valueBytes: 1 << 10, grouped: true},
-	{Name: "txn1k-groups", Title: "Kubernetes txn, 1 KiB, keys of four groups", Writes: true, kind: txn, valueBytes: 1 << 10, grouped: true},
+	{Name: "put256-groups", Title: "put, 256 B, keys of four groups", Writes: true, kind: put, valueBytes: 256, resources: grouped},
+	{Name: "put1k-groups", Title: "put, 1 KiB, keys of four groups", Writes: true, kind: put, valueBytes: 1 << 10, resources: grouped},
+	{Name: "txn1k-groups", Title: "Kubernetes txn, 1 KiB, keys of four groups", Writes: true, kind: txn, valueBytes: 1 << 10, resources: grouped},
 }
 
-// All are Loads and Grouped.
-func All() []Load { return slices.Concat(Loads, Grouped) }
+// grouped are resources that have raft groups of their own, and one that has not.
+var grouped = []string{"configmaps", "events", "leases", "pods"}
+
+// Large are of values that not many objects have: a large config map, a custom
+// resource.
+var Large = []Load{
+	{Name: "put16k", Title: "put, 16 KiB", Writes: true, kind: put, valueBytes: 16 << 10},
+}
+
+// All are Loads, Large and Grouped.
+func All() []Load { return slices.Concat(Loads, Large, Grouped) }
+
+// Population is puts and gets of so many keys, spread over so many resources; nothing
+// but fill.Run with its Key puts what is read.
+type Population struct {
+	Keys, ValueBytes int
+	// Resources have names from Resource(0) on; 0 is one of another name.
+	Resources int
+}
+
+// Resource is the name of one of many resources.
+func Resource(i int) string { return fmt.Sprintf("resource%02d", i) }
+
+// populated is the folder of a population's keys.
+const populated = "population"
+
+// Key is key i.
+func (p Population) Key(i int) []byte {
+	folders := Load{resources: p.resources()}.folders()
+	return fmt.Appendf(nil, "%s%s/%0*d", folders[i%len(folders)], populated, keyDigits, i)
+}
+
+func (p Population) resources() []string {
+	var names []string
+	for i := range p.Resources {
+		names = append(names, Resource(i))
+	}
+	return names
+}
+
+// Loads are a put and a get of random keys.
+func (p Population) Loads() (putLoad, getLoad Load) {
+	l := Load{valueBytes: p.ValueBytes, keys: p.Keys, folder: populated, resources: p.resources()}
+	putLoad, getLoad = l, l
+	putLoad.Name, putLoad.Writes, putLoad.kind = "put", true, put
+	getLoad.Name, getLoad.kind = "get", get
+	return putLoad, getLoad
+}
 
 // Reads says whether any of some loads reads what Prepare has put.
 func Reads(loads []Load) bool {
 	return slices.ContainsFunc(loads, func(l Load) bool { return !l.Writes })
 }
 
+// Full says that it takes a whole etcd. kine, which is not one, has no plain puts and no
+// serializable reads.
+func (l Load) Full() bool { return l.kind == put || l.kind == serializableGet }
+
 // folders are where the keys of a load are.
 func (l Load) folders() []string {
-	if !l.grouped {
+	if len(l.resources) == 0 {
 		return []string{"/registry/benchmark/"}
 	}
-	return []string{
-		"/registry/configmaps/benchmark/", "/registry/events/benchmark/",
-		"/registry/leases/benchmark/", "/registry/pods/benchmark/",
+	var folders []string
+	for _, r := range l.resources {
+		folders = append(folders, "/registry/"+r+"/benchmark/")
 	}
+	return folders
 }
 
 // ParseLoads finds loads by their names, separated by commas.

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
@@ -25,9 +26,9 @@ func Prepare(ctx context.Context, conn *grpc.ClientConn) error {
 		if err != nil {
 			return err
 		}
-		c.setFolders(Loads[0], "read")
+		c.setFolders(Loads[0], readFolder)
 		for i := int(next.Add(1)) - 1; i < readKeys; i = int(next.Add(1)) - 1 {
-			if err := c.put(ctx, readValueBytes, i); err != nil {
+			if err := c.create(ctx, readValueBytes, i); err != nil {
 				return err
 			}
 		}
@@ -143,7 +144,7 @@ func conduct(ctx context.Context, cfg Config, phase *atomic.Int32, begun <-chan 
 			return 0, ctx.Err()
 		}
 	}
-	if err := pass(ctx, cfg.Warmup); err != nil {
+	if err := openloop.Sleep(ctx, cfg.Warmup); err != nil {
 		return 0, err
 	}
 	if err := cfg.Begin(); err != nil {
@@ -151,22 +152,10 @@ func conduct(ctx context.Context, cfg Config, phase *atomic.Int32, begun <-chan 
 	}
 	begin := time.Now()
 	phase.Store(measuring)
-	err := pass(ctx, cfg.Measure)
+	err := openloop.Sleep(ctx, cfg.Measure)
 	phase.Store(over)
 	elapsed := time.Since(begin)
 	return elapsed, errors.Join(err, cfg.End())
-}
-
-// pass lets time pass.
-func pass(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // runClient returns the latencies of the operations that ended while it was

@@ -61,7 +61,7 @@ func (f *fake) Txn(_ context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	put := r.Success[0].GetRequestPut()
-	if len(r.Compare) != 1 || r.Failure[0].GetRequestRange() == nil || !bytes.Equal(r.Compare[0].Key, put.Key) {
+	if len(r.Compare) != 1 || r.Compare[0].GetModRevision() != 0 && r.Failure[0].GetRequestRange() == nil || !bytes.Equal(r.Compare[0].Key, put.Key) {
 		return nil, context.Canceled
 	}
 	ok := f.kvs[string(put.Key)].GetModRevision() == r.Compare[0].GetModRevision() && !f.foreign
