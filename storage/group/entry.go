@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/klauspost/compress/s2"
 )
 
 // An entry's data begins with a byte for the format, one for the kind, and
@@ -14,9 +16,52 @@ import (
 //	decision  epoch | number | length of effects | effects | parts of the other groups
 //	part      epoch | number | id of the decision | effects
 //
+// The format says whether all that is so, or comes behind it compressed by S2, with the
+// format byte: what Kubernetes stores takes a half in the log then, and on the way to
+// the other members.
+//
 // epoch is the sequencer's that made the entry, number counts its entries of
 // the group in that epoch (storage/PROTOCOL.md, 1). effects are mvcc.Effects.
-const entryFormat = 1
+const (
+	entryFormat      = 1
+	compressedFormat = 2
+)
+
+const (
+	// worthCompressing is the least data to compress.
+	worthCompressing = 512
+	// maxEntryData bounds what an entry may say it is long when it is decompressed:
+	// more than any request, and than all of an entry together.
+	maxEntryData = 1 << 30
+)
+
+// compress returns data in less bytes, or as it is if that does not save an eighth.
+func compress(data []byte) []byte {
+	if len(data) < worthCompressing {
+		return data
+	}
+	dst := make([]byte, 1+s2.MaxEncodedLen(len(data)))
+	dst[0] = compressedFormat
+	small := s2.Encode(dst[1:], data)
+	if len(small) > len(data)-len(data)/8 {
+		return data
+	}
+	return append([]byte(nil), dst[:1+len(small)]...)
+}
+
+func decompress(data []byte) ([]byte, error) {
+	n, err := s2.DecodedLen(data)
+	if err == nil && n > maxEntryData {
+		err = fmt.Errorf("an entry of %d bytes", n)
+	}
+	if err == nil {
+		data, err = s2.Decode(nil, data)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return data, nil
+}
 
 // Kind is what an entry is.
 type Kind byte
@@ -29,7 +74,8 @@ const (
 	KindPart     Kind = 4
 )
 
-// entry is a decoded entry. Its byte strings alias the data.
+// entry is a decoded entry. Its byte strings alias the data, unless that was
+// compressed.
 type entry struct {
 	kind          Kind
 	epoch, number uint64
@@ -71,6 +117,12 @@ var errShortEntry = errors.New("entry is cut short")
 
 func decodeEntry(data []byte) (entry, error) {
 	var e entry
+	if len(data) > 0 && data[0] == compressedFormat {
+		var err error
+		if data, err = decompress(data[1:]); err != nil {
+			return e, err
+		}
+	}
 	if len(data) < 2 {
 		return e, errShortEntry
 	}

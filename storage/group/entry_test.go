@@ -2,7 +2,9 @@ package group
 
 import (
 	"bytes"
+	"encoding/binary"
 	"math"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -38,6 +40,40 @@ func TestEntry(t *testing.T) {
 	}
 }
 
+// Entries are compressed where it is worth it, and are the same then.
+func TestCompress(t *testing.T) {
+	random := make([]byte, 5000)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(random)
+	for _, c := range []struct {
+		effects []byte
+		smaller bool
+	}{
+		{nil, false},
+		{bytes.Repeat([]byte("a"), worthCompressing/2), false},
+		{bytes.Repeat([]byte("a"), worthCompressing), true},
+		{bytes.Repeat([]byte("some words "), 100_000), true},
+		{random, false},
+		{append(random, bytes.Repeat([]byte("a"), 400)...), false},
+	} {
+		e := entry{kind: KindDecision, epoch: 1 << 40, number: 7, effects: c.effects, parts: []byte("parts")}
+		data := e.encode()
+		small := compress(data)
+		require.Equal(t, c.smaller, len(small) < len(data))
+		got, err := decodeEntry(small)
+		require.NoError(t, err)
+		sameEntry(t, e, got)
+		for n := range min(len(small), 100) {
+			if c.smaller {
+				_, err := decodeEntry(small[:n])
+				require.Error(t, err)
+			}
+		}
+	}
+	// A few bytes that say they are many.
+	_, err := decodeEntry(append([]byte{compressedFormat}, binary.AppendUvarint(nil, maxEntryData+1)...))
+	require.ErrorContains(t, err, "an entry of 1073741825 bytes")
+}
+
 // TestEntryIsAsWritten: the format of the log can't change without a new first
 // byte.
 func TestEntryIsAsWritten(t *testing.T) {
@@ -71,7 +107,7 @@ func TestEntryRefused(t *testing.T) {
 		}
 	}
 	for data, want := range map[string]string{
-		"\x02\x01\x01\x01":                      "format 2, kind 1 is not known",
+		"\x03\x01\x01\x01":                      "format 3, kind 1 is not known",
 		"\x01\x00\x01\x01":                      "format 1, kind 0 is not known",
 		"\x01\x05\x01\x01":                      "format 1, kind 5 is not known",
 		"\x01\x02\x01x":                         "a fence with effects",
