@@ -92,7 +92,7 @@ func newMachines(t *testing.T, program string, certificates bool) *machines {
 		m.stopAll(t)
 	})
 	for _, name := range []string{"systemctl", "writer"} {
-		m.command(t, name, `exec curl -sS --fail-with-body --unix-socket `+socket+` --data-binary "$*" http://here/`+name)
+		m.command(t, name, `exec curl -s --fail-with-body --unix-socket `+socket+` --data-binary "$*" http://here/`+name)
 	}
 	// A login shell's options are not those of the page.
 	m.command(t, "ssh", `shift; exec bash -c "$*"`)
