@@ -13,6 +13,7 @@
 //	overload.go  the overload, which is another kind of turn
 //	fanout.go    the fan-out of events, which is one, too
 //	snapshot.go  taking a snapshot of a large store, which is one, too
+//	backup.go    our own backups of one, whole and incremental, and a restore
 package main
 
 import (
@@ -51,13 +52,16 @@ type plan struct {
 
 	// around are the clients that are in the way in the overload.
 	around []string
-	// fill is how many bytes of values a snapshot is of.
-	fill int64
+	// fill is how many bytes of values a snapshot, or a backup, is of, value how many each has;
+	// scatter says that keys are not put in about their order.
+	fill, value int64
+	scatter     bool
 
 	dir      string // where data directories are made
 	profiles string // where CPU profiles go, "" for none
 	save     string // where the results go, "" for nowhere
 	commit   string
+	progress io.Writer
 }
 
 // The modes fill what no flag says.
@@ -79,7 +83,8 @@ var modes = map[string]plan{
 		around: []string{overload.Storm, overload.Lists},
 	},
 	fanoutMode:   {turns: 3, warmup: 2 * time.Second, measure: 5 * time.Second, members: 1},
-	snapshotMode: {turns: 1, measure: 1, members: 1, fill: 5 << 30},
+	snapshotMode: {turns: 1, measure: time.Second, members: 1, fill: 5 << 30, value: 8 << 10},
+	backupMode:   {turns: 1, measure: time.Second, members: 1, fill: 1 << 30, value: 1 << 10},
 }
 
 var (
@@ -116,6 +121,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
+	p.progress = progress
 	dir, err := os.MkdirTemp(p.dir, "benchmarks-")
 	if err != nil {
 		return err
@@ -138,6 +144,9 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 	case snapshotMode:
 		s := newSnapshots(p)
 		runOne, results = s.runTurn, s
+	case backupMode:
+		b := newBackups(p)
+		runOne, results = b.runTurn, b
 	default:
 		r := newResults(p)
 		runOne, results = r.runTurn, r
@@ -177,7 +186,7 @@ func save(p *plan, mode string, about *about, results tables, progress io.Writer
 	return errors.Join(about.write(file), results.write(file), file.Close())
 }
 
-// parse reads [quick|full|cluster|overload|fanout|snapshot] [flags].
+// parse reads [quick|full|cluster|overload|fanout|snapshot|backup] [flags].
 func parse(args []string) (p *plan, mode string, err error) {
 	mode = "quick"
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -185,10 +194,10 @@ func parse(args []string) (p *plan, mode string, err error) {
 	}
 	defaults, ok := modes[mode]
 	if !ok {
-		return nil, "", fmt.Errorf("%q is none of quick, full, cluster, overload, fanout and snapshot", mode)
+		return nil, "", fmt.Errorf("%q is none of quick, full, cluster, overload, fanout, snapshot and backup", mode)
 	}
 	p = &defaults
-	flags := flag.NewFlagSet("benchmarks [quick|full|cluster|overload|fanout|snapshot]", flag.ContinueOnError)
+	flags := flag.NewFlagSet("benchmarks [quick|full|cluster|overload|fanout|snapshot|backup]", flag.ContinueOnError)
 	flags.Func("server", "`name=program args...` to measure; repeat it, the last is what others are compared with", p.addPeer)
 	flags.Func("loads", "`names` of loads, of "+workload.Names(workload.All()), func(s string) (err error) {
 		p.loads, err = workload.ParseLoads(s)
@@ -208,7 +217,9 @@ func parse(args []string) (p *plan, mode string, err error) {
 		return nil
 	})
 	flags.IntVar(&p.members, "members", p.members, "how many members each server is")
-	flags.Int64Var(&p.fill, "fill", p.fill, "how many bytes of values a snapshot is of")
+	flags.Int64Var(&p.fill, "fill", p.fill, "how many bytes of values a snapshot, or a backup, is of")
+	flags.Int64Var(&p.value, "value", p.value, "how many bytes each of these has")
+	flags.BoolVar(&p.scatter, "scatter", p.scatter, "put their keys in no order, instead of about as they sort")
 	flags.IntVar(&p.turns, "turns", p.turns, "how often each server gets its turn")
 	flags.DurationVar(&p.warmup, "warmup", p.warmup, "how long a load runs before it is measured")
 	flags.DurationVar(&p.measure, "measure", p.measure, "how long it is measured")
@@ -224,7 +235,8 @@ func parse(args []string) (p *plan, mode string, err error) {
 		return nil, "", fmt.Errorf("%q is not understood", flags.Args())
 	case len(p.peers) == 0:
 		return nil, "", errors.New("no -server to measure")
-	case p.members < 1 || p.turns < 1 || p.measure <= 0 || p.warmup < 0 || mode == snapshotMode && p.fill < snapshotValue:
+	case p.members < 1 || p.turns < 1 || p.measure <= 0 || p.warmup < 0 ||
+		(mode == snapshotMode || mode == backupMode) && (p.value < 1 || p.fill < p.value):
 		return nil, "", errors.New("nothing to measure")
 	}
 	return p, mode, nil

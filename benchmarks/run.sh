@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 #
-# run.sh [quick|full|cluster|overload|fanout|snapshot] [FLAG...] measures pebbledash and the real etcd
+# run.sh [quick|full|cluster|overload|fanout|snapshot|backup] [FLAG...] measures pebbledash and the real etcd
 # beside each other, under the same load and with the same durability, and prints
 # medians, spreads and ratios. README.md says what the columns mean.
 #
@@ -8,6 +8,7 @@
 #   benchmarks/run.sh full -save            keep the results in benchmarks/results
 #   benchmarks/run.sh fanout                one event to up to 10,000 watchers, some 5 minutes
 #   benchmarks/run.sh snapshot              a snapshot of 5 GiB, some 10 minutes; -fill=1073741824 is 1 GiB
+#   benchmarks/run.sh backup                our own backups of 1 GiB, first and incremental, and a restore; pebbledash alone
 #   benchmarks/run.sh cluster               three members of each, writes, some 15 minutes
 #   benchmarks/run.sh overload              node leases under a storm of events and lists, some 5 minutes
 #   benchmarks/run.sh quick -loads put1k -shapes 8/64 -turns 5
@@ -45,7 +46,9 @@ main() {
 		else
 			args=("-server=pebbledash=$root/bin/pebbledash" "${args[@]}")
 		fi
-		args+=("-server=etcd=$etcd")
+		if [[ $mode != backup ]]; then
+			args+=("-server=etcd=$etcd")
+		fi
 	fi
 	commit=$(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)
 	exec "$root/bin/benchmarks" "$mode" "-commit=$commit" "${args[@]}"

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"math/rand/v2"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"text/tabwriter"
@@ -22,10 +24,16 @@ import (
 const snapshotMode = "snapshot"
 
 const (
-	// snapshotValue is the size of a value, snapshotClients how many fill the store.
-	snapshotValue   = 8 << 10
-	snapshotClients = 64
-	snapshotConns   = 8
+	// snapshotClients is how many fill the store, by transactions of some
+	// snapshotTxnBytes, fewer than snapshotTxnKeys.
+	snapshotClients  = 64
+	snapshotConns    = 8
+	snapshotTxnBytes = 256 << 10
+	snapshotTxnKeys  = 100
+	// snapshotSettle bounds the wait until flushes and compactions are done.
+	snapshotSettle = 2 * time.Minute
+	// progressEvery is how many bytes are filled between two lines about it.
+	progressEvery = 512 << 20
 )
 
 // The columns of the snapshot.
@@ -63,10 +71,14 @@ func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err er
 	defer func() { err = errors.Join(err, stop()) }()
 	server := servers[0]
 	began := time.Now()
-	if err := fill(ctx, server.Address, p.fill); err != nil {
+	if err := fill(ctx, server.Address, p, 1); err != nil {
 		return err
 	}
 	filled := time.Since(began)
+	// What was put off until later is not the snapshot's.
+	if _, err := settle(servers, snapshotSettle); err != nil {
+		return err
+	}
 	if err := server.ResetPeak(); err != nil {
 		return err
 	}
@@ -78,8 +90,14 @@ func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err er
 	if err != nil {
 		return err
 	}
+	profile := ""
+	if p.profiles != "" {
+		profile = filepath.Join(p.profiles, peer.name+"-snapshot")
+	}
+	profiled := make(chan error, 1)
+	go func() { profiled <- takeProfile(ctx, server.Address, profile, p.measure) }()
 	size, first, took, err := take(ctx, server.Address)
-	if err != nil {
+	if err = errors.Join(err, <-profiled); err != nil {
 		return err
 	}
 	after, err := server.Usage()
@@ -98,11 +116,21 @@ func (s *snapshots) runTurn(ctx context.Context, _, who int, dir string) (err er
 	return nil
 }
 
-// fill puts so many bytes of values, in keys of all groups.
-func fill(ctx context.Context, address string, bytes int64) error {
-	families := []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
-	n := bytes / snapshotValue
-	var next atomic.Int64
+// filler makes the keys and values of a store, in transactions.
+type filler struct {
+	p *plan
+	// keys is how many there are, inTxn how many of them a transaction has.
+	keys, inTxn int64
+	// every is of how many keys one is put.
+	every int64
+	// next is the next transaction.
+	next atomic.Int64
+}
+
+// fill puts so many bytes of values, in keys of all groups, or of every so many keys one.
+func fill(ctx context.Context, address string, p *plan, every int64) error {
+	f := &filler{p: p, keys: p.fill / p.value, every: every}
+	f.inTxn = min(max(snapshotTxnBytes/p.value, 1), snapshotTxnKeys)
 	errs := make([]error, snapshotClients)
 	var all sync.WaitGroup
 	for i := range snapshotConns {
@@ -114,20 +142,49 @@ func fill(ctx context.Context, address string, bytes int64) error {
 		kv := pb.NewKVClient(conn)
 		for j := range snapshotClients / snapshotConns {
 			all.Go(func() {
-				value, random := make([]byte, snapshotValue), rand.NewChaCha8([32]byte{byte(i), byte(j)})
-				for k := next.Add(1); k <= n && ctx.Err() == nil; k = next.Add(1) {
-					_, _ = random.Read(value) // never fails
-					key := fmt.Appendf(nil, "%snamespace-%d/%09d", families[k%4], k%50, k)
-					if _, err := kv.Put(ctx, &pb.PutRequest{Key: key, Value: value}); err != nil {
-						errs[i*snapshotClients/snapshotConns+j] = err
-						return
-					}
-				}
+				errs[i*snapshotClients/snapshotConns+j] = f.run(ctx, kv, [32]byte{byte(i), byte(j), byte(every)})
 			})
 		}
 	}
 	all.Wait()
 	return errors.Join(append(errs, ctx.Err())...)
+}
+
+var snapshotFamilies = []string{"/registry/pods/", "/registry/events/", "/registry/leases/", "/registry/configmaps/"}
+
+// run puts until there is nothing left.
+func (f *filler) run(ctx context.Context, kv pb.KVClient, seed [32]byte) error {
+	random := rand.NewChaCha8(seed)
+	for ctx.Err() == nil {
+		n := f.next.Add(1) - 1
+		first := n * f.inTxn
+		if first >= f.keys {
+			return nil
+		}
+		if each := max(progressEvery/(f.p.value*f.inTxn), 1); n%each == 0 && n > 0 {
+			fmt.Fprintf(f.p.progress, "  %d of %d MiB\n", first*f.p.value>>20, f.p.fill>>20)
+		}
+		txn := &pb.TxnRequest{}
+		for k := first; k < min(first+f.inTxn, f.keys); k++ {
+			if k%f.every != 0 {
+				continue
+			}
+			value := make([]byte, f.p.value)
+			_, _ = random.Read(value) // never fails
+			name := uint64(k)
+			if f.p.scatter {
+				name = bits.Reverse64(name * 0x9E3779B97F4A7C15) // the golden ratio's: no two are alike
+			}
+			key := fmt.Appendf(nil, "%snamespace-%d/%020d", snapshotFamilies[n%4], k%50, name)
+			txn.Success = append(txn.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
+				RequestPut: &pb.PutRequest{Key: key, Value: value},
+			}})
+		}
+		if _, err := kv.Txn(ctx, txn); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take takes a snapshot and checks its sum.
@@ -173,7 +230,11 @@ func take(ctx context.Context, address string) (size int64, first, took time.Dur
 // write prints a table.
 func (s *snapshots) write(w io.Writer) error {
 	r := &results{p: s.p}
-	fmt.Fprintf(w, "\na snapshot of %d MiB of values of %d KiB, to a client that keeps nothing\n", s.p.fill>>20, snapshotValue>>10)
+	order := "about as they sort"
+	if s.p.scatter {
+		order = "in no order"
+	}
+	fmt.Fprintf(w, "\na snapshot of %d MiB of values of %d B, put %s, to a client that keeps nothing\n", s.p.fill>>20, s.p.value, order)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	head(table, "", snapshotColumns)
 	r.rows(table, "", snapshotColumns, s.samples)

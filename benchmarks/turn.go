@@ -90,7 +90,7 @@ func prepare(ctx context.Context, leader *process.Server) error {
 // whole notes what the server has used over all loads, with what it puts off
 // until after a measurement: flushes and compactions.
 func whole(server process.Cluster, before process.Usage, writes, who int, results *results) error {
-	after, err := settle(server)
+	after, err := settle(server, settleTimeout)
 	if err != nil {
 		return err
 	}
@@ -108,9 +108,9 @@ func whole(server process.Cluster, before process.Usage, writes, who int, result
 }
 
 // settle waits until the server is idle, if that is soon.
-func settle(server process.Cluster) (process.Usage, error) {
+func settle(server process.Cluster, within time.Duration) (process.Usage, error) {
 	const interval, idle = 250 * time.Millisecond, 0.04
-	for end := time.Now().Add(settleTimeout); ; {
+	for end := time.Now().Add(within); ; {
 		before, err := server.Usage()
 		if err != nil {
 			return process.Usage{}, err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,44 +14,16 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/member"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 	"github.com/pebbledash/pebbledash/storage/route"
 )
 
-// alarmTable are the records of the alarms: "NOSPACE/<member>",
-// "NOSPACE/<member>/<group>" of a group's own quota, "CORRUPT/<member>"; members are
-// in hexadecimal digits, and the rows are empty.
-const alarmTable = "alarms"
-
-// alarm is one that is raised.
-type alarm struct {
-	kind   pb.AlarmType
-	member uint64
-	// group is the one whose quota is reached; empty if it is the whole store's.
-	group string
-}
-
-func (a alarm) row() string {
-	row := a.kind.String() + "/" + strconv.FormatUint(a.member, 16)
-	if a.group != "" {
-		row += "/" + a.group
-	}
-	return row
-}
-
-func alarmOf(row string) (a alarm, ok bool) {
-	kind, rest, _ := strings.Cut(row, "/")
-	id, group, _ := strings.Cut(rest, "/")
-	by, err := strconv.ParseUint(id, 16, 64)
-	k, known := pb.AlarmType_value[kind]
-	return alarm{pb.AlarmType(k), by, group}, err == nil && known
-}
-
 // raised are the alarms of a moment.
 type raised struct {
-	list []alarm
+	list []alarm.Alarm
 	// noSpace is set while nothing may grow, groups has a bit for each group that
 	// may not.
 	noSpace bool
@@ -80,29 +51,29 @@ func newAlarms(store Store, routes *route.Table, log *slog.Logger, gauge *promet
 
 // load is called after every change of the records.
 func (a *alarms) load() {
-	_, rows, err := a.store.Records(alarmTable)
+	_, rows, err := a.store.Records(alarm.Table)
 	if err != nil {
 		a.log.Error("cannot read the alarms", slog.Any("err", err))
 		return
 	}
 	next := new(raised)
 	for row := range rows {
-		al, ok := alarmOf(row)
+		al, ok := alarm.Parse(row)
 		if !ok {
 			continue
 		}
 		next.list = append(next.list, al)
-		g, found := a.routes.Lookup(al.group)
+		g, found := a.routes.Lookup(al.Group)
 		switch {
-		case al.kind == pb.AlarmType_CORRUPT:
+		case al.Kind == alarm.Corrupt:
 			next.corrupt = true
-		case al.kind == pb.AlarmType_NOSPACE && al.group == "":
+		case al.Kind == alarm.NoSpace && al.Group == "":
 			next.noSpace = true
-		case al.kind == pb.AlarmType_NOSPACE && found:
+		case al.Kind == alarm.NoSpace && found:
 			next.groups |= 1 << g.ID
 		}
 	}
-	slices.SortFunc(next.list, func(x, y alarm) int { return strings.Compare(x.row(), y.row()) })
+	slices.SortFunc(next.list, func(x, y alarm.Alarm) int { return strings.Compare(x.Row(), y.Row()) })
 	before := a.now.Swap(next)
 	a.gauge.Reset()
 	for _, m := range next.members() {
@@ -110,12 +81,12 @@ func (a *alarms) load() {
 	}
 	for _, al := range next.list {
 		if !slices.Contains(before.list, al) {
-			a.log.Warn("an alarm is raised", slog.String("alarm", al.row()))
+			a.log.Warn("an alarm is raised", slog.String("alarm", al.Row()))
 		}
 	}
 	for _, al := range before.list {
 		if !slices.Contains(next.list, al) {
-			a.log.Info("an alarm is disarmed", slog.String("alarm", al.row()))
+			a.log.Info("an alarm is disarmed", slog.String("alarm", al.Row()))
 		}
 	}
 }
@@ -130,9 +101,9 @@ func (a *alarms) quotaReached() bool {
 func (r *raised) members() []*pb.AlarmMember {
 	var out []*pb.AlarmMember
 	for _, a := range r.list {
-		same := func(m *pb.AlarmMember) bool { return m.MemberID == a.member && m.Alarm == a.kind }
+		same := func(m *pb.AlarmMember) bool { return m.MemberID == a.Member && m.Alarm == pb.AlarmType(a.Kind) }
 		if !slices.ContainsFunc(out, same) {
-			out = append(out, &pb.AlarmMember{MemberID: a.member, Alarm: a.kind})
+			out = append(out, &pb.AlarmMember{MemberID: a.Member, Alarm: pb.AlarmType(a.Kind)})
 		}
 	}
 	return out
@@ -141,31 +112,31 @@ func (r *raised) members() []*pb.AlarmMember {
 // change raises an alarm, or disarms those that match, whatever group they are of, and
 // returns those that were changed, or are
 // raised.
-func (a *alarms) change(ctx context.Context, raise bool, al alarm) ([]alarm, error) {
+func (a *alarms) change(ctx context.Context, raise bool, al alarm.Alarm) ([]alarm.Alarm, error) {
 	for {
-		version, rows, err := a.store.RecordsNow(ctx, alarmTable)
+		version, rows, err := a.store.RecordsNow(ctx, alarm.Table)
 		if err != nil {
 			return nil, err
 		}
-		var changed []alarm
+		var changed []alarm.Alarm
 		var writes []mvcc.RecordWrite
-		if _, there := rows[al.row()]; raise && !there {
+		if _, there := rows[al.Row()]; raise && !there {
 			changed = append(changed, al)
-			writes = append(writes, mvcc.RecordWrite{Key: al.row(), Value: []byte{}})
+			writes = append(writes, mvcc.RecordWrite{Key: al.Row(), Value: []byte{}})
 		}
 		for row := range rows {
-			if other, ok := alarmOf(row); ok && !raise && other.kind == al.kind && other.member == al.member {
+			if other, ok := alarm.Parse(row); ok && !raise && other.Kind == al.Kind && other.Member == al.Member {
 				changed = append(changed, other)
 				writes = append(writes, mvcc.RecordWrite{Key: row})
 			}
 		}
 		if len(writes) == 0 && raise {
-			return []alarm{al}, nil // it is raised already
+			return []alarm.Alarm{al}, nil // it is raised already
 		}
 		if len(writes) == 0 {
 			return nil, nil
 		}
-		_, err = a.store.WriteRecords(ctx, alarmTable, version, writes)
+		_, err = a.store.WriteRecords(ctx, alarm.Table, version, writes)
 		if !errors.Is(err, evaluate.ErrRecordsChanged) {
 			return changed, err
 		}
@@ -173,14 +144,14 @@ func (a *alarms) change(ctx context.Context, raise bool, al alarm) ([]alarm, err
 }
 
 // raise raises an alarm of this member, unless it is.
-func (a *alarms) raise(ctx context.Context, al alarm) {
+func (a *alarms) raise(ctx context.Context, al alarm.Alarm) {
 	a.raising.Lock()
 	defer a.raising.Unlock()
 	if slices.Contains(a.now.Load().list, al) {
 		return
 	}
 	if _, err := a.change(ctx, true, al); err != nil {
-		a.log.Warn("cannot raise an alarm", slog.String("alarm", al.row()), slog.Any("err", err))
+		a.log.Warn("cannot raise an alarm", slog.String("alarm", al.Row()), slog.Any("err", err))
 	}
 }
 
@@ -201,10 +172,10 @@ func (s *maintenanceServer) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.
 		return nil, err
 	}
 	resp := &pb.AlarmResponse{}
-	al := alarm{kind: r.Alarm, member: r.MemberID}
+	al := alarm.Alarm{Kind: alarm.Kind(r.Alarm), Member: r.MemberID}
 	switch r.Action {
 	case pb.AlarmRequest_GET:
-		if _, _, err := s.store.RecordsNow(ctx, alarmTable); err != nil {
+		if _, _, err := s.store.RecordsNow(ctx, alarm.Table); err != nil {
 			return nil, toGRPC(err)
 		}
 		for _, m := range s.alarms.now.Load().members() {

@@ -60,6 +60,8 @@ type Config struct {
 	// kube-apiserver does without some features if the first is not an etcd's
 	// that has them.
 	ServerVersion, ClusterVersion, StorageVersion string
+	// ProductVersion is our own, which backups note.
+	ProductVersion string
 	// QuotaBytes is what the versions of all keys may take, less than 0 is any;
 	// GroupQuotaBytes is the same of single groups, by name.
 	QuotaBytes      int64

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/pebbledash/pebbledash/storage/alarm"
 )
 
 // watchMembers compares the members from time to time, while this one leads: every
@@ -57,7 +59,7 @@ func (s *Server) compareMembers(ctx context.Context) {
 		slog.Int("members", len(c.Compared)), slog.Int("missing", len(c.Missing)),
 		slog.Int("different", len(c.Different)), slog.Duration("took", s.clock.Since(began)))
 	for _, id := range c.Different {
-		s.alarms.raise(ctx, alarm{kind: pb.AlarmType_CORRUPT, member: id})
+		s.alarms.raise(ctx, alarm.Alarm{Kind: alarm.Corrupt, Member: id})
 	}
 }
 

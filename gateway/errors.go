@@ -77,6 +77,7 @@ var rows = [...]row{
 	{member.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
 	{member.ErrNotEnoughStarted, rpctypes.ErrGRPCMemberNotEnoughStarted},
 	{member.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+	{member.ErrTooManyBackups, status.Error(codes.ResourceExhausted, member.ErrTooManyBackups.Error())},
 	// gRPC tells the client "context canceled" and "context deadline exceeded",
 	// as etcd leaves it to do.
 	{context.Canceled, context.Canceled},

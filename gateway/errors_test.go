@@ -35,6 +35,7 @@ var notShown = map[string]string{
 	"peer.ErrMemberMismatch":     "a connection ends with it, before any call",
 	"peer.ErrVersionMismatch":    "a connection ends with it, before any call",
 	"peer.ErrProtocol":           "another member's fault, for which there is only its text",
+	"repository.ErrInUse":        "only commands use repositories, without a server",
 	"wire.ErrMalformed":          "another member's fault, for which there is only its text",
 }
 

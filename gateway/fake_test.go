@@ -215,6 +215,10 @@ func (f *fakeStore) Snapshot(_ context.Context, _, _ string, begin func(size int
 	return f.snapshot(begin)
 }
 
+func (f *fakeStore) Checkpoint(context.Context) (*member.Checkpoint, error) {
+	return nil, member.ErrTooManyBackups
+}
+
 func (f *fakeStore) Bytes() int64 { return f.bytes.Load() }
 
 func (f *fakeStore) GroupBytes(mvcc.GroupID) int64 { return f.bytes.Load() }

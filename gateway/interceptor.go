@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	"github.com/pebbledash/pebbledash/gateway/backuppb"
 )
 
 // A call comes by tap, before it has a goroutine, and then by unary or stream.
@@ -170,7 +172,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 			m.handling.Observe(s.clock.Since(start).Seconds())
 		}
 	}()
-	if s.headers.raft.IsLearner() && info.FullMethod != pb.Maintenance_Snapshot_FullMethodName {
+	if s.headers.raft.IsLearner() && info.FullMethod != pb.Maintenance_Snapshot_FullMethodName && info.FullMethod != backuppb.Backup_Create_FullMethodName {
 		return rpctypes.ErrGRPCNotSupportedForLearner // as etcd has it
 	}
 	return handler(srv, wrapped)

@@ -3,9 +3,9 @@ package gateway
 import (
 	"context"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 	"github.com/pebbledash/pebbledash/storage/route"
@@ -82,12 +82,12 @@ func (q *quota) check(ctx context.Context, op evaluate.Op) error {
 	}
 	for id, most := range q.of {
 		if groups&(1<<id) != 0 && q.store.GroupBytes(id)+n >= most {
-			q.alarms.raise(ctx, alarm{pb.AlarmType_NOSPACE, q.member, q.name(id)})
+			q.alarms.raise(ctx, alarm.Alarm{Kind: alarm.NoSpace, Member: q.member, Group: q.name(id)})
 			return rpctypes.ErrGRPCNoSpace
 		}
 	}
 	if q.bytes > 0 && q.store.Bytes()+n >= q.bytes {
-		q.alarms.raise(ctx, alarm{kind: pb.AlarmType_NOSPACE, member: q.member})
+		q.alarms.raise(ctx, alarm.Alarm{Kind: alarm.NoSpace, Member: q.member})
 		return rpctypes.ErrGRPCNoSpace
 	}
 	return nil

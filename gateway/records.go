@@ -1,10 +1,12 @@
 package gateway
 
+import "github.com/pebbledash/pebbledash/storage/alarm"
+
 // RecordsChanged is told of every change of the cluster's records (member.Config). It
 // does not wait.
 func (s *Server) RecordsChanged(table string) {
 	switch table {
-	case alarmTable:
+	case alarm.Table:
 		s.alarms.load()
 	case authTable:
 		s.auth.forget()

@@ -20,6 +20,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 
+	"github.com/pebbledash/pebbledash/gateway/backuppb"
 	"github.com/pebbledash/pebbledash/gateway/electionpb"
 	"github.com/pebbledash/pebbledash/gateway/lockpb"
 	"github.com/pebbledash/pebbledash/gateway/migrationpb"
@@ -119,6 +120,7 @@ func New(cfg Config, store Store) *Server {
 	lockpb.RegisterLockServer(s.grpc, &lockServer{Server: s})
 	electionpb.RegisterElectionServer(s.grpc, &electionServer{Server: s})
 	migrationpb.RegisterMigrationServer(s.grpc, newMigrationServer(s))
+	backuppb.RegisterBackupServer(s.grpc, &backupServer{Server: s})
 	// As in etcd the one name that is known is the empty one: the server.
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	s.metrics.addMethods(&cfg, s.grpc)

@@ -51,17 +51,24 @@ type snapshotSender struct {
 // snapshotSum is the length of the checksum at the end.
 const snapshotSum = 32
 
-// Write implements io.Writer.
+// Write implements io.Writer. What fills a message by itself is not copied.
 func (s *snapshotSender) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
-		room := int64(snapshotChunk - len(s.buf))
+		room := snapshotChunk - len(s.buf)
 		if body := s.left - snapshotSum - int64(len(s.buf)); body > 0 {
-			room = min(room, body)
+			room = int(min(int64(room), body))
 		}
-		take := min(int(room), len(p))
+		if len(s.buf) == 0 && len(p) >= room {
+			if err := s.send(p[:room]); err != nil {
+				return 0, err
+			}
+			p = p[room:]
+			continue
+		}
+		take := min(room, len(p))
 		s.buf, p = append(s.buf, p[:take]...), p[take:]
-		if len(s.buf) == snapshotChunk || int64(len(s.buf)) == s.left-snapshotSum {
+		if take == room {
 			if err := s.flush(); err != nil {
 				return 0, err
 			}
@@ -70,16 +77,21 @@ func (s *snapshotSender) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// flush sends what is there. The codec copies it.
+// flush sends what is kept.
 func (s *snapshotSender) flush() error {
 	if len(s.buf) == 0 {
 		return nil
 	}
-	s.left -= int64(len(s.buf))
-	// What etcd says is left does not count the checksum.
-	err := s.stream.Send(&pb.SnapshotResponse{
-		RemainingBytes: uint64(max(s.left-snapshotSum, 0)), Blob: s.buf, Version: s.version,
-	})
+	err := s.send(s.buf)
 	s.buf = s.buf[:0]
 	return err
+}
+
+// send sends a message. The codec copies it.
+func (s *snapshotSender) send(blob []byte) error {
+	s.left -= int64(len(blob))
+	// What etcd says is left does not count the checksum.
+	return s.stream.Send(&pb.SnapshotResponse{
+		RemainingBytes: uint64(max(s.left-snapshotSum, 0)), Blob: blob, Version: s.version,
+	})
 }

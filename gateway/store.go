@@ -79,6 +79,8 @@ type Store interface {
 	// told its length first. It has everything that was acknowledged before the call,
 	// if anybody can confirm that. The versions are noted in the file.
 	Snapshot(ctx context.Context, storageVersion, clusterVersion string, begin func(size int64) io.Writer) error
+	// Checkpoint fixes the state in files, for a backup, with what Snapshot would have.
+	Checkpoint(ctx context.Context) (*member.Checkpoint, error)
 	// Compare compares what the members have.
 	Compare(ctx context.Context) (member.Comparison, error)
 	// MoveLeader hands this member's lead to another voter.

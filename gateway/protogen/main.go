@@ -1,6 +1,6 @@
 // Command protogen makes the Go code of the services that etcd has in its server
 // and not in its API module, gateway/lockpb and gateway/electionpb, and of our own,
-// gateway/migrationpb. It is a
+// gateway/migrationpb and gateway/backuppb. It is a
 // module of its own, whose go.mod says which versions of protoc's plugins are
 // run, so that the product needs none of them:
 //
@@ -37,6 +37,7 @@ const root = "../.."
 
 var files = []string{
 	"gateway/lockpb/lock.proto", "gateway/electionpb/election.proto", "gateway/migrationpb/migration.proto",
+	"gateway/backuppb/backup.proto",
 }
 
 var plugins = [][2]string{

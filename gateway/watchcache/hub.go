@@ -250,17 +250,48 @@ func (h *Hub) Start(source Source, revision int64) {
 	go h.run()
 }
 
-// preload puts the store's last events before those that were published. If it
-// can not it leaves the window as it is.
+// preload puts the store's last events before those that were published: an eighth of
+// what the window may hold, at most. If it can not it leaves the window as it is.
 func (h *Hub) preload() {
 	to := h.window.start.Load()
 	from := max(to-h.cfg.PreloadRevisions+1, h.source.Compacted(), 1)
 	if h.cfg.PreloadRevisions < 0 || from > to {
 		return
 	}
+	const few = 16
+	budget := int(h.window.maxBytes / 8)
 	var revisions []batch
-	size := 0
-	err := h.source.Changes(context.Background(), []byte{0}, []byte{0}, from, to, func(ev *mvccpb.Event) error {
+	// The newest first, a few at a time: nobody knows how large they are, and what
+	// does not fit should not be read.
+	last, size := to, 0
+	for step := int64(few); last >= from && size < budget; {
+		first := max(last-step+1, from)
+		part, partSize, err := h.changes(first, last)
+		if err != nil {
+			return
+		}
+		revisions = append(part, revisions...)
+		size += partSize
+		last = first - 1
+		if partSize < (budget-size)/4 {
+			step *= 2
+		}
+	}
+	base := last
+	for ; size > budget && len(revisions) > 0; revisions = revisions[1:] {
+		base = revisions[0].revision
+		size -= sizeOf(revisions[0].events)
+	}
+	h.publishMu.Lock()
+	defer h.publishMu.Unlock()
+	if h.window.prepend(base, to, revisions) {
+		h.resources.prepend(base, to, revisions)
+	}
+}
+
+// changes reads the events of [from, to] from the store, and says how large they are.
+func (h *Hub) changes(from, to int64) (revisions []batch, size int, err error) {
+	err = h.source.Changes(context.Background(), []byte{0}, []byte{0}, from, to, func(ev *mvccpb.Event) error {
 		rev := ev.Kv.ModRevision
 		if n := len(revisions); n == 0 || revisions[n-1].revision != rev {
 			revisions = append(revisions, batch{revision: rev})
@@ -271,22 +302,15 @@ func (h *Hub) preload() {
 		size += e.bytes
 		return nil
 	})
-	if err != nil {
-		return
+	return revisions, size, err
+}
+
+func sizeOf(events []*Event) int {
+	size := 0
+	for i := range events {
+		size += events[i].bytes
 	}
-	// The oldest go if they are too many.
-	base := from - 1
-	for ; size > int(h.window.maxBytes/8) && len(revisions) > 0; revisions = revisions[1:] {
-		base = revisions[0].revision
-		for i := range revisions[0].events {
-			size -= revisions[0].events[i].bytes
-		}
-	}
-	h.publishMu.Lock()
-	defer h.publishMu.Unlock()
-	if h.window.prepend(base, to, revisions) {
-		h.resources.prepend(base, to, revisions)
-	}
+	return size
 }
 
 func (h *Hub) resetLocked(revision int64) {

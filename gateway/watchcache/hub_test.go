@@ -221,8 +221,11 @@ func TestPreload(t *testing.T) {
 			r.hub.Publish(history[len(history)-2*c.published:], 1001)
 		}
 		r.hub.bind(store, 1001)
+		store.events.Store(0)
 		r.hub.preload()
 		store.changes.Store(0)
+		// What does not fit is not read.
+		require.Less(t, store.events.Load(), 2*(2*int64(r.hub.window.events.Load())+16))
 		s := r.hub.NewStream()
 		_, ok := r.hub.window.find(c.first - 1)
 		require.Equal(t, c.first == 2, ok, c.first)

@@ -21,6 +21,7 @@ type fakeStore struct {
 	// open is how many of the last revisions can not be read yet.
 	open              atomic.Int64
 	changes, previous atomic.Int64 // calls
+	events            atomic.Int64 // that Changes has given
 
 	mu      sync.RWMutex
 	history []*mvccpb.Event
@@ -89,6 +90,7 @@ func (s *fakeStore) Changes(ctx context.Context, key, end []byte, from, to int64
 		if rev < from || rev > to || !contains(key, end, ev.Kv.Key) {
 			continue
 		}
+		s.events.Add(1)
 		if err := fn(proto.CloneOf(ev)); err != nil {
 			return err
 		}

@@ -38,8 +38,9 @@ var layer = map[string]int{"pkg": 0, "storage": 1, "gateway": 2, "benchmarks": 3
 // stand later in the request's path.
 var before = []string{
 	"storage/inspect", "storage/member", "storage/peer", "storage/evaluate/wire", "storage/reign", "storage/group",
-	"storage/evaluate", "storage/keyspace", "storage/revline", "storage/lease", "storage/route",
+	"storage/evaluate", "storage/keyspace", "storage/revline", "storage/lease", "storage/repository", "storage/route",
 	"storage/backup", "storage/bolt", "storage/mvcc", "storage/engine", "storage/auth",
+	"storage/alarm",
 }
 
 // vague are names that say nothing about what is in a package.

@@ -2,9 +2,14 @@ package backup_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -191,6 +196,86 @@ func TestCompacted(t *testing.T) {
 	require.Equal(t, []int64{4, 3}, []int64{compacted, scrubbed})
 	all, _ := versions(t, f)
 	require.Len(t, all, 3)
+}
+
+// TestBatches has rows of all sizes, put in no order, of which no batch has room for
+// many: what a file has is what was written, in its order, at any revision.
+func TestBatches(t *testing.T) {
+	s := newStores(t)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	heads := map[string]mvcc.Head{}
+	var want []mvcc.Version
+	for rev := int64(2); rev < 1200; rev++ {
+		size := rng.IntN(100)
+		if rev > 900 {
+			size = rng.IntN(300_000) // fewer go into a batch than the ones before
+		}
+		s.apply(int(rev)%2, func(e *mvcc.Effects) {
+			e.Revision(rev)
+			for sub := range int64(1 + rng.IntN(3)) {
+				key := fmt.Sprintf("%c%d.%d", 'a'+rune(rev%2), sub, rng.IntN(300))
+				h := head(rev, rev, heads[key].Version+1, 0)
+				if old := heads[key]; old.Version > 0 {
+					h.Create = old.Create
+				}
+				v := mvcc.Version{Rev: mvcc.Revision{Main: rev, Sub: sub}, Key: []byte(key), Head: h}
+				if heads[key].Version > 0 && rng.IntN(5) == 0 {
+					v.Tombstone, v.Head = true, mvcc.Head{}
+					e.Delete(sub, v.Key, 0)
+				} else {
+					v.Value = bytes.Repeat([]byte{byte(rev)}, size)
+					e.Put(sub, v.Key, h, 0, v.Value)
+				}
+				heads[key] = v.Head
+				want = append(want, v)
+			}
+		})
+	}
+	for _, rev := range []int64{1199, 700} {
+		at := slices.IndexFunc(want, func(v mvcc.Version) bool { return v.Rev.Main > rev })
+		if at < 0 {
+			at = len(want)
+		}
+		_, f := s.write(rev)
+		i := 0
+		_, err := f.Versions(t.Context(), func(v *mvcc.Version) error {
+			if w := want[i]; v.Rev != w.Rev || v.Head != w.Head || v.Tombstone != w.Tombstone ||
+				!bytes.Equal(v.Key, w.Key) || !bytes.Equal(v.Value, w.Value) {
+				t.Fatalf("row %d: %+v of %q instead of %+v of %q", i, v.Rev, v.Key, w.Rev, w.Key)
+			}
+			i++
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, at, i)
+	}
+
+	// Whoever stops early has it stop.
+	view, err := s.view(1199)
+	require.NoError(t, err)
+	defer view.Close()
+	enough := errors.New("enough")
+	n := 0
+	require.ErrorIs(t, view.Versions(t.Context(), func(*mvcc.Version) error {
+		if n++; n == 10 {
+			return enough
+		}
+		return nil
+	}), enough)
+	ctx, cancel := context.WithCancel(t.Context())
+	n = 0
+	require.ErrorIs(t, view.Versions(ctx, func(*mvcc.Version) error {
+		if n++; n == 10 {
+			cancel()
+		}
+		return nil
+	}), context.Canceled)
+	require.ErrorIs(t, view.VersionsByKey(ctx, func(*mvcc.Version, bool) error { return nil }), context.Canceled)
+	n = 0
+	require.NoError(t, view.Versions(t.Context(), func(*mvcc.Version) error { n++; return nil }), "it can be gone through again")
+	require.Len(t, want, n)
 }
 
 // TestRevisionWithoutChange keeps the revision where no row has it.

@@ -64,7 +64,9 @@ type Backup struct {
 	leases []Lease
 	// known are the ids in leases.
 	known map[int64]bool
-	key   []byte
+	// rows and bytes count the bucket of keys.
+	rows, bytes int64
+	key         []byte
 }
 
 // New finds out how a backup of src is laid out. The View is src's still, and must
@@ -78,7 +80,12 @@ func New(ctx context.Context, src Source) (*Backup, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.layout, err = bolt.Plan(func(w *bolt.Writer) error { return b.fill(ctx, w, b.noteLease) })
+	if err := src.View.VersionsByKey(ctx, b.count); err != nil {
+		return nil, fmt.Errorf("backup: %w", err)
+	}
+	b.layout, err = bolt.Plan(func(w *bolt.Writer) error {
+		return b.fill(w, func() error { return w.Bulk(b.rows+1, b.bytes+revisionLen+1, revisionLen+1) })
+	})
 	if err != nil {
 		return nil, fmt.Errorf("backup: %w", err)
 	}
@@ -96,7 +103,7 @@ func (b *Backup) Write(ctx context.Context, out io.Writer) error {
 	sum := sha256.New()
 	buf := bufio.NewWriterSize(io.MultiWriter(out, sum), pageBuffer)
 	err := bolt.Write(buf, b.layout, func(w *bolt.Writer) error {
-		return b.fill(ctx, w, func(*mvcc.Version) error { return nil })
+		return b.fill(w, func() error { return b.fillKeys(ctx, w) })
 	})
 	if err == nil {
 		err = buf.Flush()
@@ -113,28 +120,35 @@ func (b *Backup) Write(ctx context.Context, out io.Writer) error {
 // revokedTTL is the time to live of a lease of which it is not known any more.
 const revokedTTL = 1
 
+// count counts a version, in no order of revisions.
+func (b *Backup) count(v *mvcc.Version, newest bool) error {
+	b.rows++
+	b.bytes += revisionLen + int64(versionSize(v))
+	if v.Tombstone {
+		b.bytes++
+	}
+	if newest && v.Head.Lease != 0 {
+		b.noteLease(v.Head.Lease)
+	}
+	return nil
+}
+
 // noteLease takes in the leases of keys that had been revoked already when the view
 // was fixed, after its revision: the keys are there, and so must the leases be, or
 // the keys would stay for ever.
-func (b *Backup) noteLease(v *mvcc.Version) error {
-	id := v.Head.Lease
-	if id == 0 || b.known[id] {
-		return nil
-	}
-	live, err := b.src.View.Newest()
-	if err != nil || !live {
-		return err
+func (b *Backup) noteLease(id int64) {
+	if b.known[id] {
+		return
 	}
 	b.known[id] = true
 	at, _ := slices.BinarySearchFunc(b.leases, id, func(l Lease, id int64) int {
 		return cmp.Compare(uint64(l.ID), uint64(id))
 	})
 	b.leases = slices.Insert(b.leases, at, Lease{ID: id, TTL: revokedTTL})
-	return nil
 }
 
-// fill gives all rows. see is called with each version after it was given.
-func (b *Backup) fill(ctx context.Context, w *bolt.Writer, see func(*mvcc.Version) error) error {
+// fill gives all rows, those of the bucket of keys by keys.
+func (b *Backup) fill(w *bolt.Writer, keys func() error) error {
 	for _, bucket := range []string{bucketAlarm, bucketAuth, bucketAuthRoles, bucketAuthUsers} {
 		if err := fillRows(w, bucket, b.src.Tables[bucket]); err != nil {
 			return err
@@ -143,7 +157,10 @@ func (b *Backup) fill(ctx context.Context, w *bolt.Writer, see func(*mvcc.Versio
 	if err := fillRows(w, bucketCluster, map[string][]byte{rowClusterVersion: []byte(b.src.ClusterVersion)}); err != nil {
 		return err
 	}
-	if err := b.fillKeys(ctx, w, see); err != nil {
+	if err := w.Bucket(bucketKey); err != nil {
+		return err
+	}
+	if err := keys(); err != nil {
 		return err
 	}
 	if err := w.Bucket(bucketLease); err != nil {
@@ -157,10 +174,7 @@ func (b *Backup) fill(ctx context.Context, w *bolt.Writer, see func(*mvcc.Versio
 	return b.fillCluster(w)
 }
 
-func (b *Backup) fillKeys(ctx context.Context, w *bolt.Writer, see func(*mvcc.Version) error) error {
-	if err := w.Bucket(bucketKey); err != nil {
-		return err
-	}
+func (b *Backup) fillKeys(ctx context.Context, w *bolt.Writer) error {
 	view := b.src.View
 	last := view.Compacted
 	err := view.Versions(ctx, func(v *mvcc.Version) error {
@@ -169,11 +183,7 @@ func (b *Backup) fillKeys(ctx context.Context, w *bolt.Writer, see func(*mvcc.Ve
 		if v.Tombstone {
 			b.key = append(b.key, tombstoneMark)
 		}
-		err := w.Put(b.key, versionSize(v), func(dst []byte) []byte { return appendVersion(dst, v) })
-		if err == nil {
-			err = see(v)
-		}
-		return err
+		return w.Put(b.key, versionSize(v), func(dst []byte) []byte { return appendVersion(dst, v) })
 	})
 	if err == nil && last < view.Revision && view.Revision > mvcc.FirstRevision {
 		b.key = append(appendRevision(b.key[:0], mvcc.Revision{Main: view.Revision}), tombstoneMark)

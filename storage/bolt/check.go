@@ -89,13 +89,40 @@ func (c *checker) take(id uint64) ([]byte, error) {
 		}
 		c.seen[p/64] |= 1 << (p % 64)
 	}
-	if more > 0 {
-		b = make([]byte, (1+more)*c.pageSize)
+	for more > 0 {
+		// What no element reaches to need not be read: it may be a lot.
+		reach := min(reachOf(b), (1+more)*c.pageSize)
+		if reach <= uint64(len(b)) {
+			break
+		}
+		b = make([]byte, reach)
 		if _, err := c.r.ReadAt(b, int64(id*c.pageSize)); err != nil {
 			return nil, err
 		}
 	}
 	return b, nil
+}
+
+// reachOf returns up to where a page's elements reach, those that b has; to the end of
+// the elements at least.
+func reachOf(b []byte) uint64 {
+	kind, count := binary.LittleEndian.Uint16(b[8:]), int(binary.LittleEndian.Uint16(b[10:]))
+	end := headerLen + count*elementLen
+	reach := uint64(end)
+	for place := headerLen; place < end && place+elementLen <= len(b); place += elementLen {
+		at, keyLen, valueLen := element(kind, b[place:])
+		reach = max(reach, uint64(place)+uint64(at)+uint64(keyLen)+uint64(valueLen))
+	}
+	return reach
+}
+
+// element says where an element has its key, from its own place, and how long it and
+// the value behind it are.
+func element(kind uint16, e []byte) (at, keyLen, valueLen uint32) {
+	if kind == kindLeaf {
+		return binary.LittleEndian.Uint32(e[4:]), binary.LittleEndian.Uint32(e[8:]), binary.LittleEndian.Uint32(e[12:])
+	}
+	return binary.LittleEndian.Uint32(e), binary.LittleEndian.Uint32(e[4:]), 0
 }
 
 // page looks through the tree below a page. buckets says that it is that of the
@@ -124,10 +151,7 @@ func (c *checker) elements(name string, b []byte, depth int, buckets bool, first
 	last := first
 	for i := range count {
 		e := b[headerLen+i*elementLen:]
-		at, keyLen, valueLen := binary.LittleEndian.Uint32(e), binary.LittleEndian.Uint32(e[4:]), uint32(0)
-		if kind == kindLeaf {
-			at, keyLen, valueLen = binary.LittleEndian.Uint32(e[4:]), binary.LittleEndian.Uint32(e[8:]), binary.LittleEndian.Uint32(e[12:])
-		}
+		at, keyLen, valueLen := element(kind, e)
 		if uint64(at)+uint64(keyLen)+uint64(valueLen) > uint64(len(e)) || keyLen == 0 || keyLen > maxKey {
 			return fmt.Errorf("%s: element %d reaches out of it", name, i)
 		}

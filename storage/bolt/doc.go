@@ -24,14 +24,22 @@
 // # Two passes
 //
 // The meta pages come first and tell the root and the end, which are known last. So
-// the same rows are gone through twice: [Plan] counts pages, [Write] writes them. A
-// tree grows from the bottom; a page is written as soon as it is full, behind those
-// that it names. No more than one page for each level of a tree is in memory.
+// the rows are gone through twice: [Plan] counts pages, [Write] writes them. A tree
+// grows from the bottom; a page is written as soon as it is full, behind those that it
+// names. No more than one page for each level of a tree is in memory.
+//
+// Of rows that are costly to have in order Plan may be told no more than how many and
+// how long they are ([Writer.Bulk]). It takes as many pages for them as they can need;
+// those that are left over lie behind all other buckets, and continue the root page of
+// the last one: no list of free pages has to name them, and bbolt frees them when it
+// writes that page anew.
+//
+//	... | bulk | other buckets, the last one's root | left over | names
 //
 // # Invariants
 //
-//  1. Of the same rows both passes make the same layout; Write fails if it is not
-//     the one it was given.
+//  1. Write makes the layout that it was given, or fails.
 //  2. A branch has two elements at least: bbolt panics when it deletes from a page
 //     that is alone below its branch.
+//  3. Of a leaf's pages a sixteenth is empty at most, or it is the last of its tree.
 package bolt

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -46,6 +48,11 @@ func write(t *testing.T, fill func(*bolt.Writer) error) string {
 	t.Helper()
 	layout, err := bolt.Plan(fill)
 	require.NoError(t, err)
+	return writePlanned(t, layout, fill)
+}
+
+func writePlanned(t *testing.T, layout bolt.Layout, fill func(*bolt.Writer) error) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	require.NoError(t, err)
@@ -181,6 +188,83 @@ func TestGoOn(t *testing.T) {
 		require.NoError(t, bolt.Check(f, info.Size()), "what bbolt itself has written")
 		require.NoError(t, f.Close())
 	}
+}
+
+// TestBulk plans rows of which it knows no more than how many and how long they are;
+// the file is sound, and not much longer than one that was planned row by row.
+func TestBulk(t *testing.T) {
+	seeds, first := 60, rand.Uint64()
+	if *seedFlag != 0 {
+		first, seeds = *seedFlag, 1
+	}
+	for i := range seeds {
+		seed := first + uint64(i)
+		t.Run("", func(t *testing.T) {
+			t.Logf("go test ./storage/bolt -run TestBulk -seed=%d", seed)
+			rng := rand.New(rand.NewPCG(seed, 2))
+			big := bucket{name: "big"}
+			var bytes int64
+			size := []int{1, 100, 1200, 4000, 9000, 100_000}[rng.IntN(6)]
+			for n := range rng.IntN(3000) {
+				r := row{fmt.Appendf(nil, "%0*d", 17+rng.IntN(2), n*2), make([]byte, rng.IntN(size))}
+				if rng.IntN(2) == 0 {
+					r.value = make([]byte, size) // all the same: the worst or the best there is
+				}
+				big.rows = append(big.rows, r)
+			}
+			slices.SortFunc(big.rows, func(a, b row) int { return strings.Compare(string(a.key), string(b.key)) })
+			for _, r := range big.rows {
+				bytes += int64(len(r.key) + len(r.value))
+			}
+			buckets := []bucket{{name: "a"}, big}
+			if rng.IntN(2) == 0 {
+				buckets = append(buckets, random(rng)...)
+				for i := range buckets[2:] {
+					buckets[2+i].name = fmt.Sprint("c", i)
+				}
+			}
+			layout, err := bolt.Plan(func(w *bolt.Writer) error {
+				require.NoError(t, fillWith(buckets[:1])(w))
+				require.NoError(t, w.Bucket("big"))
+				require.NoError(t, w.Bulk(int64(len(big.rows)), bytes, 18))
+				return fillWith(buckets[2:])(w)
+			})
+			require.NoError(t, err)
+			exact, err := bolt.Plan(fillWith(buckets))
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, layout.Size(), exact.Size())
+			require.LessOrEqual(t, layout.Size(), exact.Size()*16/15+10*bolt.PageSize)
+
+			db := open(t, writePlanned(t, layout, fillWith(buckets)), false)
+			checkFile(t, db)
+			same(t, db, buckets)
+			// What is left over becomes free with the page that it continues.
+			last := buckets[len(buckets)-1]
+			require.NoError(t, db.Update(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte(last.name)).Put([]byte("zz"), []byte("1"))
+			}))
+			checkFile(t, db)
+			if spare := (layout.Size() - exact.Size()) / bolt.PageSize; len(buckets) > 2 {
+				require.GreaterOrEqual(t, int64(db.Stats().FreePageN+db.Stats().PendingPageN), spare)
+			}
+		})
+	}
+	w := func(w *bolt.Writer) error {
+		_ = w.Bucket("b")
+		return w.Bulk(1, 1, 10_000)
+	}
+	_, err := bolt.Plan(w)
+	require.ErrorContains(t, err, "in bulk")
+	layout, err := bolt.Plan(func(w *bolt.Writer) error {
+		_ = w.Bucket("b")
+		return w.Bulk(3, 3000, 17)
+	})
+	require.NoError(t, err)
+	many := bucket{name: "b"}
+	for n := range 30 {
+		many.rows = append(many.rows, row{fmt.Appendf(nil, "%017d", n), make([]byte, 1000)})
+	}
+	require.ErrorContains(t, bolt.Write(io.Discard, layout, fillWith([]bucket{many})), "were planned")
 }
 
 func TestMillion(t *testing.T) {

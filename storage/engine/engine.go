@@ -58,8 +58,9 @@ const formatVersion = pebble.FormatValueSeparation
 var separation = pebble.ValueSeparationPolicy{
 	Enabled:     true,
 	MinimumSize: 256,
-	// How many files of values a range of keys may be scattered over.
-	MaxBlobReferenceDepth: 10,
+	// How many files of values a range of keys may be scattered over, before they are
+	// gathered again.
+	MaxBlobReferenceDepth: 20,
 	// Files of values that are 30 % garbage are written anew, unless most of what
 	// they have may soon be garbage, too: compactions of the history are minutes
 	// apart.
@@ -77,8 +78,9 @@ type Config struct {
 	// it a crash loses what was not flushed yet, in whole batches from the
 	// newest back: what is left is always a prefix of what was committed.
 	Log bool
-	// CacheBytes bounds the block cache.
+	// CacheBytes bounds the block cache, if Cache is nil.
 	CacheBytes int64
+	Cache      *Cache
 	// MemTableBytes is the size at which a memtable is flushed.
 	MemTableBytes uint64
 	// Logger takes Pebble's own messages.
@@ -120,6 +122,9 @@ func Open(cfg Config) (*DB, error) {
 		BytesPerSync:                1 << 20,
 		Logger:                      logger{cfg.Logger, cfg.Fatal},
 		EventListener:               listener(cfg),
+	}
+	if cfg.Cache != nil {
+		opts.Cache = cfg.Cache.blocks
 	}
 	setTableOptions(opts)
 	opts.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy { return separation }

@@ -19,6 +19,11 @@ func setTableOptions(opts *pebble.Options) {
 	opts.Comparer = &cockroachkvs.Comparer
 	opts.KeySchema = cockroachkvs.KeySchema.Name
 	opts.KeySchemas = sstable.MakeKeySchemas(&cockroachkvs.KeySchema)
+	// With the default of 2 MiB the values of one memtable are scattered over many
+	// files, which are then gathered all the sooner: 1.2 times the bytes written.
+	for i := range opts.TargetFileSizes {
+		opts.TargetFileSizes[i] = 32 << 20
+	}
 	for i := range opts.Levels {
 		opts.Levels[i].BlockSize = 8 << 10
 		opts.Levels[i].IndexBlockSize = 64 << 10

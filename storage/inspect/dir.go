@@ -34,14 +34,13 @@ type Config struct {
 
 // Dir is a data directory that is looked into. It must be closed.
 type Dir struct {
-	path   string
-	dir    *member.DataDir
-	id     member.Identity
-	routes *route.Table
-	logs   *engine.DB
-	state  *engine.DB
-	// fatal takes what a database can't go on from.
-	fatal chan error
+	path    string
+	dir     *member.DataDir
+	id      member.Identity
+	routes  *route.Table
+	logs    *engine.DB
+	state   *engine.DB
+	guarded *engine.Guard
 }
 
 // Open opens a data directory. It returns member.ErrLocked if a member runs in it.
@@ -53,7 +52,7 @@ func Open(cfg Config) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &Dir{path: cfg.Dir, dir: dir, fatal: make(chan error, 1)}
+	d := &Dir{path: cfg.Dir, dir: dir, guarded: engine.NewGuard()}
 	d.id, _ = dir.Identity()
 	if d.routes, err = route.Decode(d.id.Routes); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -73,36 +72,12 @@ func Open(cfg Config) (*Dir, error) {
 
 func (d *Dir) open(fs engine.FS, path string) (*engine.DB, error) {
 	return engine.OpenReadOnly(engine.ReadConfig{
-		Dir: path, FS: fs, CacheBytes: cacheBytes,
-		Fatal: func(err error) {
-			select {
-			case d.fatal <- err:
-			default: // the first says it
-			}
-		},
+		Dir: path, FS: fs, CacheBytes: cacheBytes, Fatal: d.guarded.Fatal,
 	})
 }
 
-// guard calls fn on a goroutine of its own: of some damage Pebble panics, and of some
-// it never comes back.
-func (d *Dir) guard(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		err := errors.New("the database has given up")
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%v", p)
-			}
-			select {
-			case err = <-d.fatal:
-			default:
-			}
-			done <- err
-		}()
-		err = fn()
-	}()
-	return <-done
-}
+// guard calls fn, which may meet damage.
+func (d *Dir) guard(fn func() error) error { return d.guarded.Do(fn) }
 
 // Close gives the directory back.
 func (d *Dir) Close() error {

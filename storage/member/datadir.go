@@ -26,6 +26,7 @@ import (
 //	<dir>/LOCK.pid   who that is; only for the error that others get
 //	<dir>/log/       the Pebble of the raft logs
 //	<dir>/state/     the Pebble of the state
+//	<dir>/checkpoints/  hard links to what backups are being taken of, if any
 //	<dir>/fixtures/  certificates of --auto-tls and --peer-auto-tls, if any
 //
 // VERSION is made last: where it is, log/ and state/ are; and until it is there
@@ -40,6 +41,8 @@ const (
 	holderName  = "LOCK.pid"
 	logName     = "log"
 	stateName   = "state"
+
+	checkpointsName = "checkpoints"
 
 	// FixturesName is the folder of certificates that a member has made for itself,
 	// as in etcd's data directories. It may be there before the member.
@@ -236,6 +239,9 @@ func (d *DataDir) LogDir() string { return d.path(logName) }
 // StateDir returns the directory of the state. It exists once Bind has returned.
 func (d *DataDir) StateDir() string { return d.path(stateName) }
 
+// CheckpointsDir returns the directory of checkpoints, which need not be there.
+func (d *DataDir) CheckpointsDir() string { return d.path(checkpointsName) }
+
 // Close gives the directory back. Both Pebbles must be closed.
 func (d *DataDir) Close() error {
 	// Without it the next one still knows all it needs.
@@ -360,7 +366,7 @@ func (d *DataDir) makeDir(logger *slog.Logger) error {
 		return err
 	}
 	for _, parent := range slices.Backward(made) {
-		if err := d.syncDir(parent); err != nil {
+		if err := engine.SyncDir(d.fs, parent); err != nil {
 			return err
 		}
 	}
@@ -380,7 +386,7 @@ func (d *DataDir) create(v *versionFile) error {
 		}
 	}
 	// Before VERSION can be there on disk, the directories have to be.
-	if err := d.syncDir(d.dir); err != nil {
+	if err := engine.SyncDir(d.fs, d.dir); err != nil {
 		return err
 	}
 	if err := d.writeFile(tempName, content, true); err != nil {
@@ -389,7 +395,7 @@ func (d *DataDir) create(v *versionFile) error {
 	if err := d.fs.Rename(d.path(tempName), d.path(versionName)); err != nil {
 		return err
 	}
-	return d.syncDir(d.dir)
+	return engine.SyncDir(d.fs, d.dir)
 }
 
 func (d *DataDir) writeFile(name string, content []byte, sync bool) error {
@@ -412,14 +418,6 @@ func (d *DataDir) readFile(name string) ([]byte, error) {
 	}
 	content, err := io.ReadAll(io.LimitReader(f, maxVersionBytes+1))
 	return content, errors.Join(err, f.Close())
-}
-
-func (d *DataDir) syncDir(dir string) error {
-	f, err := d.fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // takeLock locks the directory. NB: a lock of this kind belongs to the process,

@@ -86,17 +86,22 @@ type Config struct {
 	MemTableBytes uint64
 }
 
+// The defaults of Config's bounds of memory.
+const (
+	DefaultCacheBytes    = 256 << 20
+	DefaultMemTableBytes = 32 << 20
+)
+
 const (
 	defaultTick          = 100 * time.Millisecond
 	defaultElectionTicks = 10
 	defaultCatchUp       = 5000
-	defaultCacheBytes    = 256 << 20
-	defaultMemTableBytes = 32 << 20
 	// logCacheBytes is small: a log is read only at start and by lagging peers.
 	logCacheBytes = 8 << 20
-	// logMemTableBytes is twice the state's: the state is flushed, and the log
-	// truncated, before the log is flushed, which then has little to write.
-	logMemTableBytes = 64 << 20
+	// logMemTables is how many of the state's memtables one of the log is as large as:
+	// the state is flushed, and the log truncated, before the log is flushed, which
+	// then has little to write.
+	logMemTables = 2
 )
 
 func (c *Config) complete() {
@@ -122,10 +127,10 @@ func (c *Config) complete() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.CacheBytes == 0 {
-		c.CacheBytes = defaultCacheBytes
+		c.CacheBytes = DefaultCacheBytes
 	}
 	if c.MemTableBytes == 0 {
-		c.MemTableBytes = defaultMemTableBytes
+		c.MemTableBytes = DefaultMemTableBytes
 	}
 }
 
@@ -141,6 +146,8 @@ type Member struct {
 	dir    *DataDir
 	logs   *engine.DB
 	state  *engine.DB
+	// cache is state's.
+	cache  *engine.Cache
 	writer *group.LogWriter
 	parts  []*part
 	core   *part
@@ -154,9 +161,11 @@ type Member struct {
 	cluster cluster
 	peers   *peer.Transport
 	points  points
-	scrub   *scrubber
-	flushed chan struct{}
-	metrics *metrics
+
+	checkpoints checkpoints
+	scrub       *scrubber
+	flushed     chan struct{}
+	metrics     *metrics
 	// mirroring says, as core has it applied here, that another cluster is mirrored.
 	mirroring atomic.Bool
 	// decided is the revision of the last compaction that core has applied.
@@ -236,6 +245,9 @@ func (m *Member) open(ctx context.Context) error {
 	}
 	// Snapshots that were under way when the member stopped come anew.
 	if err := mvcc.RemoveIngests(m.cfg.FS, m.dir.StateDir()); err != nil {
+		return err
+	}
+	if err := m.removeCheckpoints(); err != nil {
 		return err
 	}
 	if err := m.openParts(); err != nil {
@@ -422,15 +434,17 @@ func (m *Member) openDatabases() error {
 	var err error
 	m.logs, err = engine.Open(engine.Config{
 		Dir: m.dir.LogDir(), FS: m.cfg.FS, Log: true,
-		CacheBytes: logCacheBytes, MemTableBytes: logMemTableBytes,
+		CacheBytes: logCacheBytes, MemTableBytes: logMemTables * m.cfg.MemTableBytes,
 		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.logStalls, Clock: m.cfg.Clock,
 	})
 	if err != nil {
 		return err
 	}
+	m.cache = engine.NewCache(m.cfg.CacheBytes)
+	defer m.cache.Unref()
 	m.state, err = engine.Open(engine.Config{
 		Dir: m.dir.StateDir(), FS: m.cfg.FS,
-		CacheBytes: m.cfg.CacheBytes, MemTableBytes: m.cfg.MemTableBytes,
+		Cache: m.cache, MemTableBytes: m.cfg.MemTableBytes,
 		Logger: m.cfg.Logger, Fatal: m.fail, Stalls: &m.metrics.stateStalls, Clock: m.cfg.Clock,
 		Flushed: func() {
 			select {

@@ -7,17 +7,20 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
+	"github.com/pebbledash/pebbledash/storage/repository"
 	"github.com/pebbledash/pebbledash/storage/route"
 )
 
 // RestoreConfig says what to restore, and to whom it shall belong.
 type RestoreConfig struct {
-	// File is the backup.
-	File *backup.File
+	// File is a backup in etcd's format, Files one of a repository; one of them is set.
+	File  *backup.File
+	Files *BackupFiles
 	// Dir is the data directory to make: not there, or empty.
 	Dir string
 	// FS is the file system; nil is the operating system's.
@@ -27,7 +30,8 @@ type RestoreConfig struct {
 	PeerURLs       []string
 	InitialCluster string
 	ClusterToken   string
-	Routes         *route.Table
+	// Routes must be those of Files, if they are set.
+	Routes *route.Table
 	// BumpRevision is added to the revision of the backup, and what there is then is
 	// compacted: clients that have seen later revisions than those of the backup see
 	// that what they know is gone.
@@ -42,8 +46,16 @@ type Restored struct {
 	ClusterID, MemberID uint64
 	// Revision and Compacted are those that the member begins with.
 	Revision, Compacted int64
-	// Versions and Leases are how many there are.
+	// Versions and Leases are how many there are, of File.
 	Versions, Leases int64
+}
+
+// BackupFiles is a backup of a repository.
+type BackupFiles struct {
+	Repository *repository.Repository
+	Manifest   *repository.Manifest
+	// Progress is told how many bytes were written.
+	Progress func(n int64)
 }
 
 // Restore makes a data directory of a backup: that of a member of a new cluster, of
@@ -63,6 +75,10 @@ func Restore(ctx context.Context, cfg RestoreConfig) (_ Restored, err error) {
 	}
 	if cfg.Routes == nil {
 		cfg.Routes = route.CoreOnly()
+	}
+	if f := cfg.Files; f != nil && f.Manifest.Routes != cfg.Routes.String() {
+		return Restored{}, fmt.Errorf("the backup has other routes than the flags say, and its rows lie by them: leave out --resource-groups and --etcd-prefix; to change the routes, restore it so, take an \"etcdctl snapshot save\" of that, and restore this (pebbledash snapshot restore) with others; the backup has %q, the flags say %q",
+			f.Manifest.Routes, cfg.Routes.String())
 	}
 	initial, err := ParseInitialCluster(cfg.InitialCluster, cfg.ClusterToken)
 	if err != nil {
@@ -156,6 +172,11 @@ func restoreState(ctx context.Context, cfg RestoreConfig, dir *DataDir) (Restore
 		Restored
 		error
 	}
+	if f := cfg.Files; f != nil {
+		if err := f.Repository.Copy(ctx, f.Manifest, cfg.FS, dir.StateDir(), f.Progress); err != nil {
+			return Restored{}, err
+		}
+	}
 	done, failed := make(chan outcome, 1), make(chan error, 1)
 	fail := func(err error) {
 		select {
@@ -198,6 +219,9 @@ func restoreRows(ctx context.Context, cfg RestoreConfig, db *engine.DB, res *Res
 	for _, g := range cfg.Routes.Groups() {
 		groups = append(groups, g.ID)
 	}
+	if cfg.Files != nil {
+		return adopt(ctx, cfg, db, groups, res)
+	}
 	to := mvcc.NewRestore(db, groups, cfg.Routes.Of)
 	defer to.Drop()
 	compacted, scrubbed, err := cfg.File.Compacted()
@@ -218,7 +242,7 @@ func restoreRows(ctx context.Context, cfg RestoreConfig, db *engine.DB, res *Res
 	if err != nil {
 		return err
 	}
-	if err := restoreUsers(cfg.File, to); err != nil {
+	if err := restoreRecords(cfg.File, to); err != nil {
 		return err
 	}
 	revision := max(last, compacted, mvcc.FirstRevision)
@@ -230,20 +254,47 @@ func restoreRows(ctx context.Context, cfg RestoreConfig, db *engine.DB, res *Res
 	return to.Finish(revision, compacted, scrubbed)
 }
 
-// restoreUsers restores users and roles. Alarms are not: those of the members of before
-// mean nothing, and a quota that is reached raises its own.
-func restoreUsers(file *backup.File, to *mvcc.Restore) error {
+// adopt makes the state that was copied the new member's. What is kept of records is what
+// restoreRecords restores.
+func adopt(ctx context.Context, cfg RestoreConfig, db *engine.DB, groups []mvcc.GroupID, res *Restored) error {
+	m := cfg.Files.Manifest
+	res.Revision, res.Compacted = m.Revision, m.Compacted
+	if cfg.BumpRevision > 0 {
+		res.Revision += cfg.BumpRevision
+		res.Compacted = res.Revision
+	}
+	_, err := mvcc.Adopt(ctx, db, groups, mvcc.Adoption{
+		At: m.Revision, Revision: res.Revision, Compacted: res.Compacted, Strays: m.Strays, Records: []string{auth.Table, alarm.Table},
+	})
+	return err
+}
+
+// restoreRecords restores users and roles, and alarms, as etcd does: what was forbidden
+// stays so until it is disarmed, also if the member that raised it is not there any more.
+func restoreRecords(file *backup.File, to *mvcc.Restore) error {
 	tables, err := file.Tables()
 	if err != nil {
 		return err
 	}
-	writes, err := auth.FromBuckets(tables)
-	if err != nil || len(writes) == 0 {
+	users, err := auth.FromBuckets(tables)
+	if err != nil {
 		return err
 	}
-	rows := make([]mvcc.RecordWrite, len(writes))
-	for i, w := range writes {
-		rows[i] = mvcc.RecordWrite(w)
+	alarms, err := alarm.FromBuckets(tables)
+	if err != nil {
+		return err
 	}
-	return to.Records(auth.Table, rows)
+	rows := map[string][]mvcc.RecordWrite{}
+	for _, w := range users {
+		rows[auth.Table] = append(rows[auth.Table], mvcc.RecordWrite(w))
+	}
+	for _, row := range alarms {
+		rows[alarm.Table] = append(rows[alarm.Table], mvcc.RecordWrite{Key: row, Value: []byte{}})
+	}
+	for table, writes := range rows {
+		if err := to.Records(table, writes); err != nil {
+			return err
+		}
+	}
+	return nil
 }

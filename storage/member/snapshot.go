@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/auth"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/group"
@@ -29,6 +31,7 @@ func (m *Member) Snapshot(
 		return group.ErrStopped
 	}
 	defer m.workers.Done()
+	defer m.cache.Hold()()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(m.stopCtx, cancel)()
@@ -72,16 +75,9 @@ func (m *Member) snapshot(
 
 // newView fixes a view of all groups.
 func (m *Member) newView(ctx context.Context) (*mvcc.View, error) {
-	stores := make([]*mvcc.Store, len(m.parts))
-	for i, p := range m.parts {
-		stores[i] = p.store
-	}
+	stores := m.stores()
 	for {
-		rev, err := m.ReadIndex(ctx)
-		if errors.Is(err, group.ErrTimeout) || errors.Is(err, group.ErrNoLeader) {
-			m.cfg.Logger.Warn("nobody confirms what is newest, the snapshot will have what this member has", "error", err)
-			rev, err = m.closedRevision(ctx)
-		}
+		rev, err := m.backupRevision(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -106,6 +102,11 @@ func (m *Member) describe(src *backup.Source) error {
 	if src.Tables, err = users.Buckets(); err != nil {
 		return err
 	}
+	_, alarms, err := src.View.Records(alarm.Table)
+	if err != nil {
+		return err
+	}
+	maps.Copy(src.Tables, alarm.Buckets(alarms))
 	row, err := src.View.ConfState()
 	if err != nil {
 		return err

@@ -19,11 +19,13 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pebbledash/pebbledash/storage/alarm"
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/group"
 	"github.com/pebbledash/pebbledash/storage/member"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
 	"github.com/pebbledash/pebbledash/storage/route"
 	"github.com/pebbledash/pebbledash/storage/sim"
 )
@@ -137,6 +139,32 @@ func fillMember(t *testing.T, m *member.Member, seed uint64, steps int) {
 	}
 }
 
+// goesOn works with again, which is what m was.
+func goesOn(t *testing.T, m, again *member.Member) {
+	t.Helper()
+	for _, id := range []int64{1 << 40, 1 << 41} {
+		do(t, again, &evaluate.LeaseGrant{ID: id, TTL: 60})
+	}
+	for j, key := range groupKeys {
+		rev := do(t, again, &evaluate.Put{Key: []byte(key), Lease: 1 << (40 + j%2)}).Revision
+		require.Equal(t, m.Revision()+int64(j)+1, rev)
+	}
+	ids, err := m.Leases(t.Context())
+	require.NoError(t, err)
+	for _, id := range ids {
+		info, err := again.LeaseTimeToLive(t.Context(), id, true)
+		require.NoError(t, err)
+		do(t, again, &evaluate.LeaseRevoke{ID: id})
+		for _, key := range info.Keys {
+			got, err := again.Read(t.Context(), &evaluate.Range{Key: key}, false)
+			require.NoError(t, err)
+			require.Empty(t, got.KVs, "%s goes with its lease", key)
+		}
+	}
+	do(t, again, &evaluate.Compact{Revision: again.Revision()})
+	require.NoError(t, again.CompactWait(t.Context(), again.Revision()))
+}
+
 // TestSnapshot takes the state there and back, also into other groups.
 func TestSnapshot(t *testing.T) {
 	seed := *snapshotSeed
@@ -154,34 +182,29 @@ func TestSnapshot(t *testing.T) {
 				t.Helper()
 				again := restored(t, path, routes)
 				sameStore(t, m, again)
-				// It goes on from there.
-				for _, id := range []int64{1 << 40, 1 << 41} {
-					do(t, again, &evaluate.LeaseGrant{ID: id, TTL: 60})
-				}
-				for j, key := range groupKeys {
-					rev := do(t, again, &evaluate.Put{Key: []byte(key), Lease: 1 << (40 + j%2)}).Revision
-					require.Equal(t, m.Revision()+int64(j)+1, rev)
-				}
-				ids, err := m.Leases(t.Context())
-				require.NoError(t, err)
-				for _, id := range ids {
-					info, err := again.LeaseTimeToLive(t.Context(), id, true)
-					require.NoError(t, err)
-					do(t, again, &evaluate.LeaseRevoke{ID: id})
-					for _, key := range info.Keys {
-						got, err := again.Read(t.Context(), &evaluate.Range{Key: key}, false)
-						require.NoError(t, err)
-						require.Empty(t, got.KVs, "%s goes with its lease", key)
-					}
-				}
-				do(t, again, &evaluate.Compact{Revision: again.Revision()})
-				require.NoError(t, again.CompactWait(t.Context(), again.Revision()))
+				goesOn(t, m, again)
 				sameStore(t, again, restored(t, save(t, again), nil))
 				require.NoError(t, again.Close())
 			})
 			require.NoError(t, m.Close())
 		}
 	})
+}
+
+// TestSnapshotAlarms keeps the alarms, but for those of groups' quotas.
+func TestSnapshotAlarms(t *testing.T) {
+	m := start(t, engine.NewMem(), nil)
+	_, err := m.WriteRecords(t.Context(), alarm.Table, 0, []mvcc.RecordWrite{
+		{Key: "NOSPACE/ab", Value: []byte{}}, {Key: "NOSPACE/ab/events", Value: []byte{}}, {Key: "CORRUPT/1", Value: []byte{}},
+	})
+	require.NoError(t, err)
+	again := restored(t, save(t, m), nil)
+	version, rows, err := again.RecordsNow(t.Context(), alarm.Table)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, version)
+	require.Equal(t, map[string][]byte{"NOSPACE/ab": {}, "CORRUPT/1": {}}, rows)
+	require.NoError(t, again.Close())
+	require.NoError(t, m.Close())
 }
 
 func TestSnapshotEmpty(t *testing.T) {
@@ -226,41 +249,18 @@ func TestSnapshotBump(t *testing.T) {
 	})
 }
 
-// TestSnapshotBesideWrites takes snapshots while requests change, compact and revoke;
+// besideWrites has copies made of a member while requests change, compact and revoke;
 // each must be what there was at its revision.
-func TestSnapshotBesideWrites(t *testing.T) {
+func besideWrites(t *testing.T, copied func(*member.Member) *member.Member) {
+	t.Helper()
 	routes, err := route.Parse(route.DefaultResourceGroups, "/registry")
 	require.NoError(t, err)
 	m := start(t, engine.NewMem(), routes)
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() {
-		done <- func() error {
-			for i := int64(1); ctx.Err() == nil; i++ {
-				if _, err := m.Do(t.Context(), &evaluate.LeaseGrant{ID: i, TTL: 1000}); err != nil {
-					return err
-				}
-				for _, key := range groupKeys {
-					_, err := m.Do(t.Context(), &evaluate.Put{Key: fmt.Appendf(nil, "%s/%d", key, i%3), Value: make([]byte, 3000), Lease: i})
-					if err != nil {
-						return err
-					}
-				}
-				if _, err := m.Do(t.Context(), &evaluate.LeaseRevoke{ID: i}); err != nil {
-					return err
-				}
-				if i%10 == 0 {
-					if _, err := m.Do(t.Context(), &evaluate.Compact{Revision: m.Revision() - 20}); err != nil {
-						return err
-					}
-				}
-			}
-			return nil
-		}()
-	}()
+	go func() { done <- churn(ctx, m) }()
 	for range 20 {
-		path := save(t, m)
-		again := restored(t, path, routes)
+		again := copied(m)
 		rev := again.Revision()
 		if x, err := m.HashKV(t.Context(), rev); err == nil && x.CompactRevision == max(again.Compacted(), -1) {
 			y, err := again.HashKV(t.Context(), rev)
@@ -280,6 +280,39 @@ func TestSnapshotBesideWrites(t *testing.T) {
 	stop()
 	require.NoError(t, <-done)
 	require.NoError(t, m.Close())
+}
+
+// churn writes until ctx is done, with leases that come and go.
+func churn(ctx context.Context, m *member.Member) error {
+	all := context.WithoutCancel(ctx)
+	for i := int64(1); ctx.Err() == nil; i++ {
+		if _, err := m.Do(all, &evaluate.LeaseGrant{ID: i, TTL: 1000}); err != nil {
+			return err
+		}
+		for _, key := range groupKeys {
+			_, err := m.Do(all, &evaluate.Put{Key: fmt.Appendf(nil, "%s/%d", key, i%3), Value: make([]byte, 3000), Lease: i})
+			if err != nil {
+				return err
+			}
+		}
+		if _, err := m.Do(all, &evaluate.LeaseRevoke{ID: i}); err != nil {
+			return err
+		}
+		if i%10 == 0 {
+			if _, err := m.Do(all, &evaluate.Compact{Revision: m.Revision() - 20}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func TestSnapshotBesideWrites(t *testing.T) {
+	besideWrites(t, func(m *member.Member) *member.Member {
+		routes, err := route.Parse(route.DefaultResourceGroups, "/registry")
+		require.NoError(t, err)
+		return restored(t, save(t, m), routes)
+	})
 }
 
 // TestSnapshotStops closes the member while a snapshot is being read.

@@ -155,6 +155,29 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		return fmt.Sprintf("applied to entry %d, then replayed to %d", first, len(s.log))
 
+	// adopt at=REVISION [revision=N] [compacted=N] [strays=ID] makes the store that of a
+	// new member, as it was at a revision.
+	case "adopt":
+		var a mvcc.Adoption
+		var stray int64
+		d.ScanArgs(t, "at", &a.At)
+		a.Revision = a.At
+		d.MaybeScanArgs(t, "revision", &a.Revision)
+		d.MaybeScanArgs(t, "compacted", &a.Compacted)
+		if d.MaybeScanArgs(t, "strays", &stray) {
+			a.Strays = []int64{stray}
+		}
+		found, err := mvcc.Adopt(t.Context(), s.db, []mvcc.GroupID{mvcc.CoreGroup}, a)
+		if err != nil {
+			return "error: " + err.Error()
+		}
+		s.store, err = mvcc.Open(s.db, mvcc.CoreGroup)
+		require.NoError(t, err)
+		s.log = nil
+		_, err = s.store.Verify(t.Context(), func([]byte) bool { return true }, func(damage string) { t.Error(damage) })
+		require.NoError(t, err)
+		return fmt.Sprintf("dropped %d versions, %d leases had been revoked", found.Dropped, found.Revoked)
+
 	default:
 		t.Fatalf("unknown command %q", d.Cmd)
 		return ""

@@ -66,7 +66,7 @@ func (v *View) open(stores []*Store, its []*engine.Iterator, compacted func() in
 		if err != nil {
 			return fmt.Errorf("mvcc: view: %w", err)
 		}
-		v.walk.stores = append(v.walk.stores, storeWalk{store: s, revs: revs})
+		v.walk.stores = append(v.walk.stores, storeWalk{store: s, revs: revs, number: i})
 		scrubbed, err := viewRevision(its[i], s.group.metaKey(metaScrubbed))
 		if err != nil {
 			return err
@@ -117,44 +117,66 @@ func (v *View) ConfState() ([]byte, error) {
 	return viewRow(v.core, v.walk.stores[0].store.group.metaKey(metaConfState))
 }
 
-// Versions calls fn for every version, in the order of revisions.
+// set makes v of a revision, its key and its 'k' row.
+func (v *Version) set(rev Revision, key, rec []byte) (err error) {
+	*v = Version{Rev: rev, Key: key, Tombstone: len(rec) == 0}
+	if !v.Tombstone {
+		v.Head, v.Value, err = splitRecord(rec, rev.Main)
+	}
+	return err
+}
+
+// Versions calls fn for every version, in the order of revisions. It holds some rows
+// ahead.
 func (v *View) Versions(ctx context.Context, fn func(*Version) error) error {
+	v.walk.rewind()
+	return eachVersion(ctx, &v.walk, fn)
+}
+
+// VersionsByKey calls fn for every version, those of a key from the newest to the
+// oldest. newest is the first of them. This is the quicker walk.
+func (v *View) VersionsByKey(ctx context.Context, fn func(row *Version, newest bool) error) error {
 	w := &v.walk
-	w.ctx, w.at, w.err = ctx, nil, nil
 	var row Version
-	for w.next() {
-		data, err := w.data()
+	steps := 0
+	for i := range w.stores {
+		data, err := w.dataOf(&w.stores[i])
 		if err != nil {
 			return err
 		}
-		w.seekBuf = w.at.store.group.dataKey(w.seekBuf[:0], w.key, w.rev)
-		if !data.SeekPrefixGE(w.seekBuf) || string(data.Key()) != string(w.seekBuf) {
-			if err := data.Error(); err != nil {
+		last, shown := []byte(nil), false
+		for ok := data.First(); ok; ok = data.Next() {
+			if steps++; steps%stepsPerCheck == 0 {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+			}
+			key, rev, err := splitDataKey(data.Key())
+			if err != nil {
+				return err
+			}
+			if rev.Main > v.Revision {
+				continue
+			}
+			rec, err := data.ValueAndErr()
+			if err != nil {
 				return fmt.Errorf("mvcc: view: %w", err)
 			}
-			return fmt.Errorf("mvcc: the state is damaged: revision %d.%d of key %q has no row", w.rev.Main, w.rev.Sub, w.key)
-		}
-		rec, err := data.ValueAndErr()
-		if err != nil {
-			return fmt.Errorf("mvcc: view: %w", err)
-		}
-		row = Version{Rev: w.rev, Key: w.key, Tombstone: len(rec) == 0}
-		if !row.Tombstone {
-			if row.Head, row.Value, err = splitRecord(rec, w.rev.Main); err != nil {
+			if err := row.set(rev, key, rec); err != nil {
+				return err
+			}
+			newest := !shown || !bytes.Equal(last, key)
+			last, shown = append(last[:0], key...), true
+			if err := fn(&row, newest); err != nil {
 				return err
 			}
 		}
-		if err := fn(&row); err != nil {
-			return err
+		if err := data.Error(); err != nil {
+			return fmt.Errorf("mvcc: view: %w", err)
 		}
 	}
-	return w.err
+	return nil
 }
-
-// Newest says whether the version that Versions is at is the newest of its key that
-// the view shows, and not a tombstone. To be called within fn, after the last look
-// at the version's value.
-func (v *View) Newest() (bool, error) { return v.walk.live(v.Revision) }
 
 // Leases calls fn for every lease, in the order of their ids. Leases have no revision:
 // these may be newer than Revision.

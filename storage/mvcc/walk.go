@@ -36,6 +36,8 @@ type storeWalk struct {
 	data *engine.Iterator
 	// place is what orders the revision that revs stands on; nil at the end.
 	place []byte
+	// number is which of the stores it is.
+	number int
 }
 
 // newWalk begins a walk over the revisions with a main revision from from to to,
@@ -52,7 +54,7 @@ func newWalk(ctx context.Context, stores []*Store, from, to int64) (*walk, error
 			w.close()
 			return nil, fmt.Errorf("mvcc: changes: %w", err)
 		}
-		w.stores = append(w.stores, storeWalk{store: s, revs: it})
+		w.stores = append(w.stores, storeWalk{store: s, revs: it, number: len(w.stores)})
 	}
 	return w, nil
 }
@@ -101,16 +103,21 @@ func (w *walk) settle(s *storeWalk, ok bool) {
 	}
 }
 
+// rewind has the next move begin anew.
+func (w *walk) rewind() { w.at, w.err = nil, nil }
+
 // data returns the iterator over the versions of the current revision's store.
-func (w *walk) data() (*engine.Iterator, error) {
-	if w.at.data == nil {
-		data, err := w.at.store.cloneForData(w.at.revs)
+func (w *walk) data() (*engine.Iterator, error) { return w.dataOf(w.at) }
+
+func (w *walk) dataOf(s *storeWalk) (*engine.Iterator, error) {
+	if s.data == nil {
+		data, err := s.store.cloneForData(s.revs)
 		if err != nil {
 			return nil, err
 		}
-		w.at.data = data
+		s.data = data
 	}
-	return w.at.data, nil
+	return s.data, nil
 }
 
 // event returns the change at the current revision; it shares nothing.

@@ -116,7 +116,7 @@ ETCD_DATA_DIR; a flag wins over its variable.`,
 	sections = addSections(cmd.Flags(), o)
 	cliflag.SetUsageAndHelpFunc(cmd, sections, terminalWidth())
 	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.AddCommand(newSnapshotCommand(), newMigrateCommand())
+	cmd.AddCommand(newSnapshotCommand(), newBackupCommand(environ), newMigrateCommand())
 	cmd.AddCommand(newInspectCommands()...)
 	return cmd
 }
@@ -146,4 +146,12 @@ func terminalWidth() int {
 		return 0
 	}
 	return width
+}
+
+// noArguments has a command refuse arguments.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("%s takes no arguments; there is %q", cmd.CommandPath(), args[0])}
+	}
+	return nil
 }

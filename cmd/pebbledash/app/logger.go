@@ -9,16 +9,23 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"gopkg.in/natefinch/lumberjack.v2"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 )
 
 // newLogger opens the log. The caller closes it, after the last line.
 func newLogger(cfg options.LogConfig, stdout, stderr io.Writer) (*slog.Logger, io.Closer, error) {
+	if slices.Contains(cfg.Outputs, options.LogOutputJournal) {
+		h, err := newJournalHandler(cfg, stderr)
+		return slog.New(h), closers{}, err
+	}
 	var writers []io.Writer
 	var files closers
 	for _, output := range cfg.Outputs {
@@ -32,6 +39,12 @@ func newLogger(cfg options.LogConfig, stdout, stderr io.Writer) (*slog.Logger, i
 			if err != nil {
 				return nil, nil, errors.Join(fmt.Errorf("cannot open log: %w", err), files.Close())
 			}
+			if cfg.Rotation != nil {
+				// It opens the file by itself, at the first line.
+				r := rotated(output, cfg.Rotation)
+				files, writers = append(files, f, r), append(writers, r)
+				break
+			}
 			files = append(files, f)
 			writers = append(writers, f)
 		}
@@ -40,10 +53,23 @@ func newLogger(cfg options.LogConfig, stdout, stderr io.Writer) (*slog.Logger, i
 	if len(writers) > 1 {
 		w = io.MultiWriter(writers...)
 	}
+	return slog.New(newHandler(cfg, w)), files, nil
+}
+
+// newHandler writes each line to w by one call.
+func newHandler(cfg options.LogConfig, w io.Writer) slog.Handler {
 	if cfg.JSON {
-		return slog.New(newMachineHandler(w, cfg.Level)), files, nil
+		return newMachineHandler(w, cfg.Level)
 	}
-	return slog.New(newPersonHandler(w, cfg.Level)), files, nil
+	return newPersonHandler(w, cfg.Level)
+}
+
+// rotated is a file that is continued by a new one from time to time, as etcd does it.
+func rotated(path string, r *options.LogRotation) *lumberjack.Logger {
+	return &lumberjack.Logger{
+		Filename: path, MaxSize: r.MaxMegabytes, MaxAge: r.MaxDays, MaxBackups: r.MaxBackups,
+		LocalTime: r.LocalTime, Compress: r.Compress,
+	}
 }
 
 type closers []io.Closer

@@ -3,11 +3,14 @@ package app
 import (
 	"bytes"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/stretchr/testify/require"
 
 	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
@@ -53,6 +56,79 @@ func TestPersonHandler(t *testing.T) {
 		}
 		require.Equal(t, c.want, withoutTime(t, out.String()))
 	}
+}
+
+// TestJournal sends lines to a journal, and to stderr when that fails.
+func TestJournal(t *testing.T) {
+	type entry struct {
+		message  string
+		priority journal.Priority
+		vars     map[string]string
+	}
+	var got []entry
+	var broken error
+	var stderr bytes.Buffer
+	logger := slog.New(journalTo(options.LogConfig{Level: slog.LevelInfo}, func(message string, p journal.Priority, vars map[string]string) error {
+		if broken == nil {
+			got = append(got, entry{message, p, vars})
+		}
+		return broken
+	}, &stderr))
+	logger.Debug("not this")
+	logger.Info("started")
+	logger.With("name", "a").Warn("slow", "n", 1)
+	logger.Error("failed")
+	want := []struct {
+		line string
+		p    journal.Priority
+	}{{"INFO  started", journal.PriInfo}, {"WARN  slow  name=a n=1", journal.PriWarning}, {"ERROR failed", journal.PriErr}}
+	require.Len(t, got, len(want))
+	for i, w := range want {
+		require.Equal(t, w.line, withoutTime(t, got[i].message))
+		require.Equal(t, w.p, got[i].priority)
+		require.Equal(t, map[string]string{"SYSLOG_IDENTIFIER": filepath.Base(os.Args[0]), "PACKAGE": "app"}, got[i].vars)
+	}
+	require.Empty(t, stderr.String())
+	broken = errors.New("no journal")
+	logger.Info("still")
+	require.Equal(t, "INFO  still\n", withoutTime(t, stderr.String()))
+
+	if !journal.Enabled() {
+		_, _, err := newLogger(options.LogConfig{Outputs: []string{options.LogOutputJournal}}, io.Discard, io.Discard)
+		require.ErrorContains(t, err, "no journal")
+	}
+}
+
+// TestRotation continues a log that has become too long in a new file.
+func TestRotation(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "log")
+	require.NoError(t, os.WriteFile(path, []byte("of before\n"), 0o600))
+	logger, log, err := newLogger(options.LogConfig{
+		Outputs: []string{path}, Rotation: &options.LogRotation{MaxMegabytes: 1, MaxBackups: 5},
+	}, io.Discard, io.Discard)
+	require.NoError(t, err)
+	long := strings.Repeat("x", 300<<10)
+	for range 5 {
+		logger.Info("a long line", "text", long)
+	}
+	require.NoError(t, log.Close())
+	files, err := filepath.Glob(filepath.Join(dir, "log*"))
+	require.NoError(t, err)
+	require.Len(t, files, 2)
+	total := 0
+	for _, name := range files {
+		content, err := os.ReadFile(name)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(content), 1<<20)
+		total += bytes.Count(content, []byte("\n"))
+	}
+	require.Equal(t, 1+5, total, "nothing is lost")
+
+	_, _, err = newLogger(options.LogConfig{
+		Outputs: []string{filepath.Join(dir, "nowhere", "log")}, Rotation: &options.LogRotation{},
+	}, io.Discard, io.Discard)
+	require.ErrorContains(t, err, "cannot open log")
 }
 
 func TestNewLogger(t *testing.T) {

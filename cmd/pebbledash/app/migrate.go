@@ -6,14 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
 	"github.com/pebbledash/pebbledash/gateway/migrate"
 	"github.com/pebbledash/pebbledash/pkg/clock"
@@ -85,8 +83,8 @@ func (f *migrateFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.workDir, "work-dir", ".", "Directory for the snapshot of the source, and what comes meanwhile; it is removed at the end.")
 }
 
-func (f *migrateFlags) config(cmd *cobra.Command) (cfg migrate.Config, show *progress, err error) {
-	show = newProgress(cmd.ErrOrStderr(), clock.Real{})
+func (f *migrateFlags) config(cmd *cobra.Command) (cfg migrate.Config, show *migrateProgress, err error) {
+	show = &migrateProgress{line: newLiveLine(cmd.ErrOrStderr()), clock: clock.Real{}}
 	cfg = migrate.Config{WorkDir: f.workDir, Clock: clock.Real{}, Report: show.report, Retrying: show.retrying}
 	if cfg.From, err = f.from.endpoint(); err != nil {
 		return cfg, show, err
@@ -127,13 +125,6 @@ finish" with the same flags, and have the clients use the new one.`
 	}
 	cmd.AddCommand(newMigrateFinish(), newMigrateStatus(), newMigrateAbort())
 	return cmd
-}
-
-func noArguments(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("%q is not a flag", args[0])}
-	}
-	return nil
 }
 
 func newMigrateFinish() *cobra.Command {
@@ -219,88 +210,59 @@ func newMigrateAbort() *cobra.Command {
 	})
 }
 
-// progress shows how far a migration is: on a terminal in one line that changes, else
-// in a line now and then.
-type progress struct {
-	w        io.Writer
-	clock    clock.Clock
-	every    time.Duration
-	terminal bool
+// migrateProgress shows how far a migration is.
+type migrateProgress struct {
+	line  *liveLine
+	clock clock.Clock
 	// hint is what to do when both are in step.
 	hint string
 	// wasInStep says that they were once.
 	wasInStep bool
-
-	last  time.Time
-	phase migrate.Phase
-	// revision is that of the last line, width how long that was.
+	// phase and revision are those that were shown last.
+	phase    migrate.Phase
 	revision int64
-	width    int
 }
 
-// The least times between two lines.
-const (
-	terminalEvery = 200 * time.Millisecond
-	linesEvery    = 5 * time.Second
-)
-
-func newProgress(w io.Writer, clk clock.Clock) *progress {
-	p := &progress{w: w, clock: clk, every: linesEvery}
-	if file, ok := w.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		p.terminal, p.every = true, terminalEvery
-	}
-	return p
-}
-
-// progressBar is how many characters a bar has.
-const progressBar = 30
-
-func (p *progress) report(now migrate.Progress) {
+func (p *migrateProgress) report(now migrate.Progress) {
 	p.wasInStep = p.wasInStep || now.Phase == migrate.InStep
-	took := p.clock.Since(p.last)
-	if now.Phase == p.phase && took < p.every {
+	at := p.clock.Now()
+	if now.Phase == p.phase && !p.line.due(at) {
 		return
 	}
-	rate := float64(now.Revision-p.revision) / took.Seconds()
-	if now.Phase != p.phase || p.last.IsZero() {
-		rate = 0
+	var rate float64
+	if now.Phase == p.phase {
+		rate = float64(now.Revision-p.revision) / at.Sub(p.line.shown).Seconds()
 	}
-	p.last, p.phase, p.revision = p.clock.Now(), now.Phase, now.Revision
-	line := string(now.Phase)
+	p.phase, p.revision = now.Phase, now.Revision
+	text := string(now.Phase)
 	done, of := now.Revision, now.Source
 	switch now.Phase {
 	case migrate.Fetching:
 		done, of = now.Bytes, now.Of
-		line += fmt.Sprintf(": %s of %s", humanBytes(now.Bytes), humanBytes(now.Of))
+		text += fmt.Sprintf(": %s of %s", humanBytes(now.Bytes), humanBytes(now.Of))
 	case migrate.InStep:
-		line += fmt.Sprintf(" at revision %d, lag 0 revisions / %d ms", now.Revision, now.Lag.Milliseconds())
+		of = 0
+		text += fmt.Sprintf(" at revision %d, lag 0 revisions / %d ms", now.Revision, now.Lag.Milliseconds())
 		if p.hint != "" {
-			line += "; " + p.hint
+			text += "; " + p.hint
 		}
 	case migrate.Replaying, migrate.CatchUp:
-		line += fmt.Sprintf(": revision %d of %d, %d behind, %.0f/s", now.Revision, now.Source, now.Source-now.Revision, rate)
+		text += fmt.Sprintf(": revision %d of %d, %d behind, %.0f/s", now.Revision, now.Source, now.Source-now.Revision, rate)
 	}
-	if !p.terminal {
-		_, _ = fmt.Fprintln(p.w, line)
-		return
+	share := -1.0
+	if of > 0 {
+		share = float64(done) / float64(of)
 	}
-	if now.Phase != migrate.InStep && of > 0 {
-		full := int(min(done, of) * progressBar / of)
-		line = "[" + strings.Repeat("#", full) + strings.Repeat(".", progressBar-full) + "] " + line
-	}
-	_, _ = fmt.Fprintf(p.w, "\r%-*s", p.width, line)
-	p.width = len(line)
+	p.line.show(at, share, text)
 }
 
-func (p *progress) retrying(err error) {
+func (p *migrateProgress) retrying(err error) {
 	p.end()
-	_, _ = fmt.Fprintf(p.w, "trying again: %v\n", err)
+	_, _ = fmt.Fprintf(p.line.out, "trying again: %v\n", err)
 }
 
 // end ends the line that changes.
-func (p *progress) end() {
-	if p.width > 0 {
-		_, _ = fmt.Fprintln(p.w)
-	}
-	p.width, p.phase = 0, ""
+func (p *migrateProgress) end() {
+	p.line.end()
+	p.phase = ""
 }

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/pebbledash/pebbledash/storage/backup"
 	"github.com/pebbledash/pebbledash/storage/member"
@@ -136,12 +137,47 @@ func humanBytes(n int64) string {
 	return fmt.Sprintf("%.0f %s", v, units[int(e)])
 }
 
-// restoreFlags are those of "snapshot restore".
+// restoreFlags are those of "snapshot restore" and "backup restore": whose the data
+// directory is to be.
 type restoreFlags struct {
 	dataDir, walDir, cluster, token, peerURLs, name string
 	resourceGroups, etcdPrefix                      string
-	skipHash, markCompacted                         bool
-	bump, mmapSize                                  uint64
+	markCompacted                                   bool
+	bump                                            uint64
+}
+
+func (f *restoreFlags) add(fs *pflag.FlagSet) {
+	fs.StringVar(&f.dataDir, "data-dir", "", "Data directory to make; not there, or empty. (default ${name}.etcd)")
+	fs.StringVar(&f.walDir, "wal-dir", "", "Must be below --data-dir, where the log always is.")
+	fs.StringVar(&f.cluster, "initial-cluster", "default=http://localhost:2380", "Members of the new cluster, as name=url,name=url.")
+	fs.StringVar(&f.token, "initial-cluster-token", "etcd-cluster", "Tells clusters apart that were started with the same URLs.")
+	fs.StringVar(&f.peerURLs, "initial-advertise-peer-urls", "http://localhost:2380", "This member's URLs for other members.")
+	fs.StringVar(&f.name, "name", "default", "Name of this member.")
+	fs.Uint64Var(&f.bump, "bump-revision", 0, "How much to add to the revision of the snapshot, so that clients do not see it go back.")
+	fs.BoolVar(&f.markCompacted, "mark-compacted", false, "Compact at the revision after that; required if --bump-revision > 0, else not allowed.")
+}
+
+// config is what the flags say, but for what is to be restored.
+func (f *restoreFlags) config() (member.RestoreConfig, error) {
+	if (f.bump > 0) != f.markCompacted {
+		return member.RestoreConfig{}, usageError{errors.New("--bump-revision and --mark-compacted are given together, or neither")}
+	}
+	if f.bump > math.MaxInt64/2 {
+		return member.RestoreConfig{}, usageError{errors.New("--bump-revision is too great")}
+	}
+	if f.dataDir == "" {
+		f.dataDir = f.name + ".etcd"
+	}
+	if f.walDir != "" {
+		if below, err := filepath.Rel(f.dataDir, f.walDir); err != nil || below == ".." || strings.HasPrefix(below, "../") {
+			return member.RestoreConfig{}, usageError{fmt.Errorf("--wal-dir=%s is not supported: the log is in --data-dir", f.walDir)}
+		}
+	}
+	ver, _ := Version()
+	return member.RestoreConfig{
+		Dir: f.dataDir, Name: f.name, PeerURLs: strings.Split(f.peerURLs, ","),
+		InitialCluster: f.cluster, ClusterToken: f.token, BumpRevision: int64(f.bump), Version: ver,
+	}, nil
 }
 
 func newSnapshotRestore() *cobra.Command {
@@ -152,52 +188,29 @@ their revisions, and leases. For a cluster of several members restore each from
 the same file, with the same --initial-cluster and --initial-cluster-token.`
 	cmd.Args = oneFile
 	var f restoreFlags
+	var skipHash bool
 	fs := cmd.Flags()
-	fs.StringVar(&f.dataDir, "data-dir", "", "Data directory to make; not there, or empty. (default ${name}.etcd)")
-	fs.StringVar(&f.walDir, "wal-dir", "", "Must be below --data-dir, where the log always is.")
-	fs.StringVar(&f.cluster, "initial-cluster", "default=http://localhost:2380", "Members of the new cluster, as name=url,name=url.")
-	fs.StringVar(&f.token, "initial-cluster-token", "etcd-cluster", "Tells clusters apart that were started with the same URLs.")
-	fs.StringVar(&f.peerURLs, "initial-advertise-peer-urls", "http://localhost:2380", "This member's URLs for other members.")
-	fs.StringVar(&f.name, "name", "default", "Name of this member.")
-	fs.BoolVar(&f.skipHash, "skip-hash-check", false, "Do without the hash at the end of the file; required if it was copied from a data directory of etcd.")
-	fs.Uint64Var(&f.mmapSize, "initial-memory-map-size", 0, "Of no effect.")
-	fs.Uint64Var(&f.bump, "bump-revision", 0, "How much to add to the revision of the snapshot, so that clients do not see it go back.")
-	fs.BoolVar(&f.markCompacted, "mark-compacted", false, "Compact at the revision after that; required if --bump-revision > 0, else not allowed.")
+	f.add(fs)
+	fs.BoolVar(&skipHash, "skip-hash-check", false, "Do without the hash at the end of the file; required if it was copied from a data directory of etcd.")
+	fs.Uint64("initial-memory-map-size", 0, "Of no effect.")
 	fs.StringVar(&f.resourceGroups, "resource-groups", route.DefaultResourceGroups, "As of the server; for good.")
 	fs.StringVar(&f.etcdPrefix, "etcd-prefix", route.DefaultEtcdPrefix, "As of the server; for good.")
-	cmd.RunE = func(cmd *cobra.Command, args []string) error { return restore(cmd, &f, args[0]) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return restore(cmd, &f, skipHash, args[0]) }
 	return cmd
 }
 
-func restore(cmd *cobra.Command, f *restoreFlags, path string) error {
-	if (f.bump > 0) != f.markCompacted {
-		return usageError{errors.New("--bump-revision and --mark-compacted are given together, or neither")}
-	}
-	if f.bump > math.MaxInt64/2 {
-		return usageError{errors.New("--bump-revision is too great")}
-	}
-	if f.dataDir == "" {
-		f.dataDir = f.name + ".etcd"
-	}
-	if f.walDir != "" {
-		if below, err := filepath.Rel(f.dataDir, f.walDir); err != nil || below == ".." || strings.HasPrefix(below, "../") {
-			return usageError{fmt.Errorf("--wal-dir=%s is not supported: the log is in --data-dir", f.walDir)}
-		}
-	}
-	routes, err := route.Parse(f.resourceGroups, f.etcdPrefix)
+func restore(cmd *cobra.Command, f *restoreFlags, skipHash bool, path string) error {
+	cfg, err := f.config()
 	if err != nil {
 		return err
 	}
-	file, err := backup.Open(cmd.Context(), path, f.skipHash)
-	if err != nil {
+	if cfg.Routes, err = route.Parse(f.resourceGroups, f.etcdPrefix); err != nil {
 		return err
 	}
-	ver, _ := Version()
-	res, err := member.Restore(cmd.Context(), member.RestoreConfig{
-		File: file, Dir: f.dataDir, Name: f.name, PeerURLs: strings.Split(f.peerURLs, ","),
-		InitialCluster: f.cluster, ClusterToken: f.token, Routes: routes,
-		BumpRevision: int64(f.bump), Version: ver,
-	})
+	if cfg.File, err = backup.Open(cmd.Context(), path, skipHash); err != nil {
+		return err
+	}
+	res, err := member.Restore(cmd.Context(), cfg)
 	if err != nil {
 		return err // the process ends
 	}
@@ -205,5 +218,5 @@ func restore(cmd *cobra.Command, f *restoreFlags, path string) error {
 		"restored %s to %s: member %s of cluster %s, revision %d, compacted at %d, %d versions of keys, %d leases\n",
 		path, f.dataDir, member.FormatID(res.MemberID), member.FormatID(res.ClusterID),
 		res.Revision, res.Compacted, res.Versions, res.Leases)
-	return errors.Join(err, file.Close())
+	return errors.Join(err, cfg.File.Close())
 }

@@ -118,8 +118,6 @@ type writers struct {
 	all  sync.WaitGroup
 }
 
-var families = []string{"/registry/pods/default/", "/registry/events/default/", "/registry/leases/kube-node-lease/", "plain/"}
-
 func startWriters(t *testing.T, c *clientv3.Client, n int) *writers {
 	t.Helper()
 	w := &writers{t: t, c: c}
@@ -237,7 +235,8 @@ func TestMigration(t *testing.T) {
 	from, to := places(t, 1), places(t, 3)
 	startNew(t, b.etcd, from)
 	old := client(t, from[0].client, "")
-	fill(t, old)
+	fillKeys(t, old)
+	addUsers(t, old)
 	old = client(t, from[0].client, "root")
 	members := startNew(t, b.pebbledash, to)
 	clients := make([]*clientv3.Client, 3)

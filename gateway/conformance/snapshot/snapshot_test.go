@@ -95,6 +95,19 @@ func launch(ctx context.Context, binary, dir string, ps []place, i int) (*server
 	})
 }
 
+// startAll starts all members of a cluster, whose directories have their numbers behind dir.
+func startAll(t *testing.T, binary, dir string, ps []place) []*server.Server {
+	t.Helper()
+	members, errs := make([]*server.Server, len(ps)), make([]error, len(ps))
+	var all sync.WaitGroup
+	for i := range ps {
+		all.Go(func() { members[i], errs[i] = launch(t.Context(), binary, fmt.Sprint(dir, i), ps, i) })
+	}
+	all.Wait()
+	require.NoError(t, errors.Join(errs...))
+	return members
+}
+
 func stop(t *testing.T, s *server.Server) {
 	t.Helper()
 	_, err := s.Stop()
@@ -119,9 +132,9 @@ func client(t *testing.T, url, user string) *clientv3.Client {
 	return c
 }
 
-// fill makes a history: keys of all groups, deleted, made again and compacted, leases,
-// and users.
-func fill(t *testing.T, c *clientv3.Client) {
+// fillKeys makes a history: keys of all groups, deleted, made again and compacted, and
+// leases.
+func fillKeys(t *testing.T, c *clientv3.Client) {
 	t.Helper()
 	ctx := t.Context()
 	put := func(key, value string, opts ...clientv3.OpOption) {
@@ -151,8 +164,22 @@ func fill(t *testing.T, c *clientv3.Client) {
 	_, err = c.Compact(ctx, 80)
 	require.NoError(t, err)
 	put("after the compaction", "1")
+}
 
-	_, err = c.UserAdd(ctx, "root", password)
+// raise raises an alarm, which forbids what makes the store grow.
+func raise(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	_, err := pb.NewMaintenanceClient(c.ActiveConnection()).Alarm(t.Context(), &pb.AlarmRequest{
+		Action: pb.AlarmRequest_ACTIVATE, MemberID: 0xab, Alarm: pb.AlarmType_NOSPACE,
+	})
+	require.NoError(t, err)
+}
+
+// addUsers adds users and roles, and switches authentication on.
+func addUsers(t *testing.T, c *clientv3.Client) {
+	t.Helper()
+	ctx := t.Context()
+	_, err := c.UserAdd(ctx, "root", password)
 	require.NoError(t, err)
 	_, err = c.UserGrantRole(ctx, "root", "root")
 	require.NoError(t, err)
@@ -177,6 +204,7 @@ type seen struct {
 	History    []string
 	Leases     []string
 	Users      []string
+	Alarms     []string
 }
 
 func look(t *testing.T, url string) seen {
@@ -235,11 +263,17 @@ func look(t *testing.T, url string) seen {
 	require.NoError(t, err)
 	s.Users = append(s.Users, text((*pb.AuthRoleGetResponse)(role).Perm), fmt.Sprint(status.Enabled, status.AuthRevision))
 
+	alarms, err := c.AlarmList(ctx)
+	require.NoError(t, err)
+	for _, a := range alarms.Alarms {
+		s.Alarms = append(s.Alarms, fmt.Sprintf("%s of %x", a.Alarm, a.MemberID))
+	}
+
 	// Who may read may, and no more.
 	reader := client(t, url, "reader")
 	_, err = reader.Get(ctx, "/registry/pods/", clientv3.WithPrefix())
 	require.NoError(t, err)
-	_, err = reader.Put(ctx, "/registry/pods/x", "1")
+	_, err = reader.Delete(ctx, "/registry/pods/x") // puts are forbidden to everybody
 	require.ErrorContains(t, err, "permission denied")
 	_, err = clientv3.New(clientv3.Config{
 		Endpoints: []string{url}, Logger: zap.NewNop(), DialTimeout: patience, Username: "root", Password: "wrong",
@@ -277,9 +311,13 @@ func TestRoundTrip(t *testing.T) {
 	one := places(t, 1)
 
 	etcd := start(t, b.etcd, dir("etcd"), one, 0)
-	fill(t, client(t, one[0].client, ""))
+	source := client(t, one[0].client, "")
+	fillKeys(t, source)
+	raise(t, source)
+	addUsers(t, source)
 	want := look(t, one[0].client)
 	require.Len(t, want.Leases, 2)
+	require.Equal(t, []string{"NOSPACE of ab"}, want.Alarms)
 	of := save(one[0].client, "of-etcd.db")
 	stop(t, etcd)
 
@@ -299,19 +337,10 @@ func TestRoundTrip(t *testing.T) {
 	stop(t, etcd)
 
 	three := places(t, 3)
-	members := make([]*server.Server, 3)
 	for i := range three {
 		restore(t, b.pebbledash, back, dir(fmt.Sprint("three-", i)), three, i)
 	}
-	errs := make([]error, 3)
-	var all sync.WaitGroup
-	for i := range three {
-		all.Go(func() {
-			members[i], errs[i] = launch(t.Context(), b.pebbledash, dir(fmt.Sprint("three-", i)), three, i)
-		})
-	}
-	all.Wait()
-	require.NoError(t, errors.Join(errs...))
+	members := startAll(t, b.pebbledash, dir("three-"), three)
 	defer func() {
 		for _, m := range members {
 			stop(t, m)
@@ -320,7 +349,54 @@ func TestRoundTrip(t *testing.T) {
 	for _, p := range three {
 		same(t, want, look(t, p.client), "of three members")
 	}
-	r, err := client(t, three[1].client, "root").Put(t.Context(), "new", "1")
+	c := client(t, three[1].client, "root")
+	_, err := c.Put(t.Context(), "new", "1")
+	require.ErrorContains(t, err, "database space exceeded")
+	_, err = c.AlarmDisarm(t.Context(), &clientv3.AlarmMember{})
+	require.NoError(t, err)
+	r, err := c.Put(t.Context(), "new", "1")
 	require.NoError(t, err)
 	require.Equal(t, want.Revision+1, r.Header.Revision)
+}
+
+// TestLastMember goes on with what one member of three has when the others are lost: what
+// --force-new-cluster tells to do. Everything that it has shown is there.
+func TestLastMember(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts four members")
+	}
+	b := resolve(t)
+	folder := t.TempDir()
+	dir := func(name string) string { return filepath.Join(folder, name) }
+	three := places(t, 3)
+	members := startAll(t, b.pebbledash, dir("three-"), three)
+	c := client(t, three[0].client, "")
+	families := []string{"/registry/pods/default/p", "/registry/events/default/e", "/registry/leases/kube-node-lease/l", "plain"}
+	var last int64
+	for i := range 200 {
+		r, err := c.Put(t.Context(), fmt.Sprintf("%s%d", families[i%4], i), fmt.Sprint(i))
+		require.NoError(t, err)
+		last = r.Header.Revision
+	}
+	// The one that will be left has shown the last write.
+	_, err := client(t, three[2].client, "").Get(t.Context(), "plain3")
+	require.NoError(t, err)
+	for _, m := range members[:2] {
+		require.NoError(t, m.Kill())
+	}
+	run(t, b.etcdctl, "--endpoints="+three[2].client, "--command-timeout=60s", "snapshot", "save", dir("left.db"))
+	stop(t, members[2])
+
+	one := places(t, 1)
+	restore(t, b.pebbledash, dir("left.db"), dir("one"), one, 0)
+	m := start(t, b.pebbledash, dir("one"), one, 0)
+	again := client(t, one[0].client, "")
+	r, err := again.Get(t.Context(), "\x00", clientv3.WithFromKey())
+	require.NoError(t, err)
+	require.Len(t, r.Kvs, 200)
+	require.Equal(t, last, r.Header.Revision)
+	put, err := again.Put(t.Context(), "new", "1")
+	require.NoError(t, err)
+	require.Equal(t, last+1, put.Header.Revision)
+	stop(t, m)
 }

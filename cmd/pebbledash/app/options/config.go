@@ -95,6 +95,10 @@ type CompletedConfig struct {
 	WatchCacheSizes route.Numbers
 	WatchCacheBytes int64
 
+	// CacheBytes bounds the store's block cache, MemTableBytes its memtable.
+	CacheBytes    int64
+	MemTableBytes uint64
+
 	// QuotaBytes is what the versions of all keys may take, 0 for the default, less for
 	// no bound; GroupQuotaBytes is the same of single groups.
 	QuotaBytes      int64
@@ -167,8 +171,24 @@ type LogConfig struct {
 	Level slog.Level
 	// JSON is for machines; else lines are for people.
 	JSON bool
-	// Outputs are "stderr", "stdout" or paths of files. Never empty.
+	// Outputs are "stderr", "stdout" or paths of files, or the journal alone. Never
+	// empty.
 	Outputs []string
+	// Rotation is how files are rotated; nil is not at all.
+	Rotation *LogRotation
+}
+
+// LogRotation says when a file of the log is continued by a new one, and how long the
+// old ones are kept. Its JSON is etcd's.
+type LogRotation struct {
+	// MaxMegabytes is the size after which there is a new one; 0 is 100.
+	MaxMegabytes int `json:"maxsize"`
+	// MaxDays and MaxBackups bound the old ones; 0 is no bound.
+	MaxDays    int `json:"maxage"`
+	MaxBackups int `json:"maxbackups"`
+	// LocalTime names them by local time instead of UTC.
+	LocalTime bool `json:"localtime"`
+	Compress  bool `json:"compress"`
 }
 
 // ElectionTicks is the election timeout in heartbeat intervals, rounded down as

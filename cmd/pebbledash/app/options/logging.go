@@ -1,6 +1,7 @@
 package options
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,9 +13,14 @@ import (
 
 const (
 	logOutputDefault = "default"
-	logOutputJournal = "systemd/journal"
 	logOutputStderr  = "stderr"
+	logOutputStdout  = "stdout"
 )
+
+// LogOutputJournal is the output to systemd's journal, in Outputs too.
+const LogOutputJournal = "systemd/journal"
+
+const defaultRotation = `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`
 
 // LoggingOptions are about the log.
 type LoggingOptions struct {
@@ -22,10 +28,13 @@ type LoggingOptions struct {
 	Level   string
 	Format  string
 	Outputs string
+	// Rotate says that a file is rotated as Rotation, which is JSON, has it.
+	Rotate   bool
+	Rotation string
 }
 
 func newLoggingOptions() *LoggingOptions {
-	return &LoggingOptions{Logger: "zap", Level: "info", Format: "json", Outputs: logOutputDefault}
+	return &LoggingOptions{Logger: "zap", Level: "info", Format: "json", Outputs: logOutputDefault, Rotation: defaultRotation}
 }
 
 // AddFlags adds the section's flags to fs.
@@ -33,7 +42,10 @@ func (o *LoggingOptions) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Level, "log-level", o.Level, "Least level that is logged: debug, info, warn, error; panic and fatal mean error.")
 	fs.StringVar(&o.Format, "log-format", o.Format, "\"json\" for machines, with etcd's keys, or \"console\" (or \"text\") for people.")
 	fs.StringVar(&o.Outputs, "log-outputs", o.Outputs,
-		"Where to log, comma-separated: stderr (or default), stdout, or paths of files to append to.")
+		"Where to log, comma-separated: stderr (or default), stdout, or paths of files to append to; or systemd/journal alone.")
+	fs.BoolVar(&o.Rotate, "enable-log-rotation", o.Rotate, "Rotate the file of --log-outputs, of which there must be one.")
+	fs.StringVar(&o.Rotation, "log-rotation-config-json", o.Rotation,
+		"When, and what is kept: maxsize (MB), maxage (days), maxbackups (files; 0 is all), localtime, compress.")
 	fs.StringVar(&o.Logger, "logger", o.Logger, "Only \"zap\", as in etcd; it has no effect.")
 }
 
@@ -51,20 +63,44 @@ func (o *LoggingOptions) Validate() []error {
 	if o.Logger != "zap" {
 		errs = append(errs, fmt.Errorf("--logger must be \"zap\", not %q", o.Logger))
 	}
+	files := 0
 	for output := range strings.SplitSeq(o.Outputs, ",") {
 		switch output {
 		case "":
 			errs = append(errs, fmt.Errorf("--log-outputs %q names an output that is empty", o.Outputs))
-		case logOutputJournal:
-			errs = append(errs, errors.New("--log-outputs=systemd/journal is not yet supported; log to stderr, which systemd keeps"))
+		case LogOutputJournal:
+			if o.Outputs != LogOutputJournal {
+				errs = append(errs, fmt.Errorf("--log-outputs %q: systemd/journal can't be together with others", o.Outputs))
+			}
+		case logOutputDefault, logOutputStderr, logOutputStdout:
+		default:
+			files++
 		}
 	}
+	if _, err := o.rotation(); o.Rotate && err != nil {
+		errs = append(errs, fmt.Errorf("--log-rotation-config-json: %w", err))
+	}
+	if o.Rotate && files != 1 {
+		errs = append(errs, fmt.Errorf("--enable-log-rotation needs one file in --log-outputs, which names %d", files))
+	}
 	return errs
+}
+
+func (o *LoggingOptions) rotation() (*LogRotation, error) {
+	r := &LogRotation{}
+	err := json.Unmarshal([]byte(o.Rotation), r)
+	if err == nil && min(r.MaxMegabytes, r.MaxDays, r.MaxBackups) < 0 {
+		err = errors.New("nothing may be negative")
+	}
+	return r, err
 }
 
 func (o *LoggingOptions) applyTo(c *CompletedConfig) {
 	c.Log.Level, _ = logLevel(o.Level)
 	c.Log.JSON = o.Format == "json"
+	if o.Rotate {
+		c.Log.Rotation, _ = o.rotation()
+	}
 	for output := range strings.SplitSeq(o.Outputs, ",") {
 		if output == logOutputDefault {
 			output = logOutputStderr

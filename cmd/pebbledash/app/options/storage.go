@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/pebbledash/pebbledash/storage/member"
 )
 
 const (
@@ -24,7 +26,17 @@ type StorageOptions struct {
 	QuotaBytes          int64
 	CompactionMode      string
 	CompactionRetention string
+	BlockCacheMiB       int
+	MemTableMiB         int
 }
+
+// Bounds of what is kept in memory. A memtable of less would be flushed for every few
+// requests; one of more takes a restart longer to replay than a supervisor waits.
+const (
+	maxBlockCacheMiB = 1 << 24
+	minMemTableMiB   = 4
+	maxMemTableMiB   = 1 << 10
+)
 
 func newStorageOptions() *StorageOptions {
 	return &StorageOptions{
@@ -32,6 +44,8 @@ func newStorageOptions() *StorageOptions {
 		CatchUpEntries:      defaultCatchUpCount,
 		CompactionMode:      compactionPeriodic,
 		CompactionRetention: "0",
+		BlockCacheMiB:       member.DefaultCacheBytes >> 20,
+		MemTableMiB:         member.DefaultMemTableBytes >> 20,
 	}
 }
 
@@ -48,6 +62,11 @@ func (o *StorageOptions) AddFlags(fs *pflag.FlagSet) {
 		"How to read --auto-compaction-retention: \"periodic\" or \"revision\".")
 	fs.StringVar(&o.CompactionRetention, "auto-compaction-retention", o.CompactionRetention,
 		"History that the member keeps when it compacts by itself: hours or a duration, or a number of revisions; 0 is never.")
+	fs.IntVar(&o.BlockCacheMiB, "block-cache-mib", o.BlockCacheMiB,
+		"Most memory for blocks of the store that were read from disk, in MiB.")
+	fs.IntVar(&o.MemTableMiB, "memtable-mib", o.MemTableMiB,
+		"Changes that are gathered in memory before they are written to the store's tables, in MiB. While they are written as many "+
+			"more are gathered, and the log, which a restart replays, takes twice as much.")
 }
 
 // Validate returns everything that is wrong.
@@ -58,6 +77,12 @@ func (o *StorageOptions) Validate() []error {
 			compactionPeriodic, compactionRevision, o.CompactionMode))
 	} else if _, _, err := o.retention(); err != nil {
 		errs = append(errs, err)
+	}
+	if o.BlockCacheMiB < 1 || o.BlockCacheMiB > maxBlockCacheMiB {
+		errs = append(errs, fmt.Errorf("--block-cache-mib must be between 1 and %d, not %d", maxBlockCacheMiB, o.BlockCacheMiB))
+	}
+	if o.MemTableMiB < minMemTableMiB || o.MemTableMiB > maxMemTableMiB {
+		errs = append(errs, fmt.Errorf("--memtable-mib must be between %d and %d, not %d", minMemTableMiB, maxMemTableMiB, o.MemTableMiB))
 	}
 	return errs
 }
@@ -90,5 +115,7 @@ func (o *StorageOptions) applyTo(c *CompletedConfig) {
 		c.CatchUpEntries = defaultCatchUpCount
 	}
 	c.QuotaBytes = o.QuotaBytes
+	c.CacheBytes = int64(o.BlockCacheMiB) << 20
+	c.MemTableBytes = uint64(o.MemTableMiB) << 20
 	c.CompactionPeriod, c.CompactionRevisions, _ = o.retention() // Validate has seen the error
 }
