@@ -25,7 +25,7 @@ func newLabels(names ...string) labels {
 
 // foreign are metrics that others show, and those of ours that are there only once
 // something has happened, so that gateway/conformance/metrics does not list them.
-// TestSeldomMetrics makes the latter happen.
+// TestSeldomMetrics makes the latter happen; they are in seldom.
 var foreign = map[string]labels{
 	"up":                                   {},
 	"node_filesystem_avail_bytes":          newLabels("device", "fstype", "mountpoint"), // node_exporter's
