@@ -37,7 +37,7 @@ func checkUnit(t *testing.T, content string) error {
 	for _, args := range [][]string{{"verify", file}, {"security", "--offline=yes", "--threshold=" + maxExposure, file}} {
 		out, err := exec.CommandContext(t.Context(), analyze, args...).CombinedOutput()
 		if err != nil || args[0] == "verify" && len(out) > 0 {
-			return fmt.Errorf("%v: %s", err, out)
+			return fmt.Errorf("%s: %s", args[0], out)
 		}
 	}
 	return nil
