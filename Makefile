@@ -49,6 +49,8 @@ help:
 	@echo 'make fmt          format the code as lint wants it'
 	@echo 'make conformance  hold the server to etcd: the storage suites of kube-apiserver and our own'
 	@echo 'make sequence     $(OPS) random requests to etcd, to one member and to three: equal answers (OPS=... SEED=...)'
+	@echo 'make manifests    read every file in manifests/ with the parser of who reads it'
+	@echo 'make operations   run the commands of the pages in manifests/operations, with real members (a minute)'
 	@echo 'make kube         a Kubernetes control plane on top of it (builds Kubernetes the first time)'
 	@echo 'make kill         kill -9 under load, $(KILLS) times (KILLS=...)'
 	@echo 'make faults       clusters whose network and disks fail, beside etcd; $(DURATION) a fault (DURATION=...; as root)'
@@ -99,6 +101,7 @@ lint: $(GOLANGCI)
 		echo 'cd benchmarks && golangci-lint run'; \
 		cd benchmarks && $(GOLANGCI) run --config ../.golangci.yml ./...; \
 	fi
+	cd gateway/conformance/manifests && go mod tidy -diff && $(GOLANGCI) run --config ../../../.golangci.yml ./...
 	go test -count=1 ./pkg/lint
 
 .PHONY: fmt
@@ -119,6 +122,15 @@ conformance: build
 sequence: build
 	benchmarks/peers/build.sh etcd
 	go test ./gateway/conformance/sequence -count=1 -v -timeout 60m -ops $(OPS) -seed $(SEED)
+
+.PHONY: manifests
+manifests: build
+	go test -C gateway/conformance/manifests -count=1
+
+.PHONY: operations
+operations: build
+	benchmarks/peers/build.sh etcd-all
+	go test ./gateway/conformance/operations -count=1 -v -timeout 20m
 
 .PHONY: kube
 kube: build

@@ -142,6 +142,7 @@ func follow(cs *certificates) (stop func()) {
 // newEnv opens everything but the store.
 func (r *runner) newEnv(cfg *options.CompletedConfig, certs *certificates, logger *slog.Logger) (*Env, error) {
 	env := &Env{Config: cfg, Logger: logger, Clock: r.clock, Registry: newRegistry()}
+	certs.register(env.Registry)
 	if err := env.listen(certs); err != nil {
 		return nil, errors.Join(err, env.closeListeners())
 	}

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -99,6 +100,30 @@ func readManifest(t *testing.T) manifest {
 	require.Greater(t, len(m.args), 15, "kubeadm's source is not what it was")
 	require.Equal(t, []string{"/livez", "/readyz", "/readyz"}, m.probes)
 	return m
+}
+
+// TestManifest compares our static pod with what kubeadm writes: the flags, and their
+// values where kubeadm's source has them.
+func TestManifest(t *testing.T) {
+	if testing.Short() {
+		t.Skip("reads kubeadm's source")
+	}
+	content, err := os.ReadFile("../../../manifests/kubeadm/etcd.yaml")
+	require.NoError(t, err)
+	var ours []argument
+	for _, flag := range regexp.MustCompile(`(?m)^ +- --([a-z-]+)=(.*)$`).FindAllStringSubmatch(string(content), -1) {
+		ours = append(ours, argument{flag[1], flag[2]})
+	}
+	var theirs []argument
+	for _, a := range readManifest(t).args {
+		if a.value == "" {
+			i := slices.IndexFunc(ours, func(o argument) bool { return o.name == a.name })
+			require.GreaterOrEqual(t, i, 0, "there is no --%s", a.name)
+			a.value = ours[i].value
+		}
+		theirs = append(theirs, a)
+	}
+	require.ElementsMatch(t, theirs, ours)
 }
 
 func literal(e ast.Expr) string {
