@@ -94,13 +94,17 @@ func (g *Group) Hold(epoch uint64, fn func()) {
 	})
 }
 
-// Release lets a group that is held evaluate again, on what is applied now.
+// Release lets a group that is held evaluate again, on what is applied now, or one
+// that is not held yet go on.
 func (g *Group) Release(epoch uint64) {
 	g.post(func() {
-		if g.reign.epoch == epoch {
-			g.reign.hold, g.reign.held = nil, false
+		if g.reign.epoch != epoch {
+			return
+		}
+		if g.reign.held {
 			g.eval.Reset()
 		}
+		g.reign.hold, g.reign.held = nil, false
 	})
 }
 

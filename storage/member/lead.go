@@ -208,6 +208,11 @@ func (m *Member) handOver() {
 func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
 	ctx, cancel := m.bounded(ctx)
 	defer cancel()
+	// What is in flight when a reign ends may or may not come to be, and whoever has
+	// sent it is told so. So nothing shall be.
+	if resume, err := m.reign.Rest(ctx); err == nil {
+		defer resume() // if it is not over
+	}
 	for {
 		news := m.news.wait()
 		switch leader := m.core.Status().Leader; leader {

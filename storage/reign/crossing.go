@@ -34,6 +34,8 @@ type call struct {
 	err  error
 	// trace is nil if the request is not traced.
 	trace *tracing.Request
+	// rests says that it is no request, but Rest.
+	rests bool
 }
 
 func (c *call) fail(err error) {
@@ -53,6 +55,9 @@ type round struct {
 	parts   []evaluate.Part
 	// began is when the groups were begun to be held, if there is a clock.
 	began time.Time
+	// rest is the call of a round that holds all groups until Resume, or the end of
+	// the reign.
+	rest *call
 }
 
 func (rd *round) fail(err error) {
@@ -109,11 +114,20 @@ func (r *Reign) stepLocked() {
 	}
 	rd := &round{epoch: r.epoch}
 	size := 0
-	for len(r.queue) > 0 && len(rd.calls) < maxRound && size < maxRoundBytes {
+	for len(r.queue) > 0 && len(rd.calls) < maxRound && size < maxRoundBytes && rd.rest == nil {
 		c := r.queue[0]
+		if c.rests {
+			if len(rd.calls) > 0 {
+				break
+			}
+			rd.rest, rd.mask = c, 1<<len(r.groups)-1
+		}
 		r.queue[0] = nil
 		r.queue = r.queue[1:]
 		rd.calls = append(rd.calls, c)
+		if c.rests {
+			break
+		}
 		// NB: not before: the groups that take part in a lease are changed by rounds,
 		// and by nothing else.
 		rd.mask |= r.cfg.Needs(c.op)
@@ -160,6 +174,11 @@ func (r *Reign) next(rd *round, step func(*round)) {
 
 // evaluateLocked evaluates the round: nothing is in flight in its groups.
 func (r *Reign) evaluateLocked(rd *round) {
+	if rd.rest != nil {
+		rd.answer()
+		rd.calls = nil // The round stays until Resume.
+		return
+	}
 	r.cfg.Line.BeginCrossing(rd.mask)
 	r.cfg.Crossing.Begin()
 	for i, c := range rd.calls {
