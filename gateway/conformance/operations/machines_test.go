@@ -45,6 +45,8 @@ type machines struct {
 	mu      sync.Mutex
 	units   map[string]*unit
 	writers []*writer
+	// allKnown says that writers must know what became of each write.
+	allKnown bool
 }
 
 // unit is a process that was started.
@@ -331,7 +333,7 @@ func (m *machines) stopAll(t *testing.T) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, w := range m.writers {
-		_, _ = w.stop()
+		_, _ = w.stop(0)
 	}
 	for name, u := range m.units {
 		_ = u.cmd.Process.Kill()
