@@ -149,11 +149,9 @@ func (l *load) activities() []activity {
 
 // run does everything for the time of the load.
 func (l *load) run(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, l.steady)
-	defer cancel()
 	var all sync.WaitGroup
 	for _, a := range l.activities() {
-		all.Go(func() { every(ctx, a.interval, a.do) })
+		all.Go(func() { every(ctx, l.steady, a.interval, a.do) })
 	}
 	all.Wait()
 }

@@ -308,10 +308,14 @@ func (r *report) writeRestarts(w io.Writer) error {
 func (r *report) writeFailures(w io.Writer) error {
 	var rows [][]string
 	for _, store := range r.plan.stores {
+		all := map[string]int{}
 		for _, turn := range r.results[store] {
-			for _, text := range slices.Sorted(maps.Keys(turn.failures)) {
-				rows = append(rows, []string{store, fmt.Sprint(turn.failures[text]), text})
+			for text, n := range turn.failures {
+				all[text] += n
 			}
+		}
+		for _, text := range slices.Sorted(maps.Keys(all)) {
+			rows = append(rows, []string{store, fmt.Sprint(all[text]), text})
 		}
 	}
 	if len(rows) == 0 {

@@ -81,10 +81,10 @@ func (w *podWatcher) note(e watchEvent, now time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	uid := e.Object.Metadata.UID
-	switch {
-	case e.Type == "ADDED":
+	switch e.Type {
+	case "ADDED":
 		w.seen[uid] = now
-	case e.Type == "DELETED":
+	case "DELETED":
 		delete(w.seen, uid)
 		if w.counted[uid] {
 			delete(w.counted, uid)
@@ -99,13 +99,6 @@ func (w *podWatcher) note(e watchEvent, now time.Time) {
 		w.counted[uid] = true
 		w.running.Add(1)
 	}
-}
-
-// waiting is how many pods have not been seen Running.
-func (w *podWatcher) waiting() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.seen)
 }
 
 // lagWatchers follow objects that carry the time at which they were sent.
