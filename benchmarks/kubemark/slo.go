@@ -27,34 +27,29 @@ func requestOf(labels map[string]string) string {
 	if verb == "WATCH" || verb == "CONNECT" || resource == "" {
 		return ""
 	}
+	// Both have the method's name there. Nothing is promised of how long many deletions
+	// take.
+	if verb == "DELETE" && labels["scope"] != "resource" {
+		verb = deleteMany
+	}
 	if sub := labels["subresource"]; sub != "" {
 		resource += "/" + sub
 	}
 	return strings.Join([]string{verb, resource, labels["scope"]}, "\t")
 }
 
+const deleteMany = "DELETECOLLECTION"
+
 func parseRequest(key string) request {
 	parts := strings.SplitN(key, "\t", 3)
 	return request{parts[0], parts[1], parts[2]}
 }
 
-// bound is the greatest p99 that Kubernetes promises, in seconds.
-func (r request) bound() float64 {
-	switch {
-	case r.verb != "LIST":
-		return 1
-	case r.scope == "namespace":
-		return 5
-	case r.scope == "resource": // a list that names its only object
-		return 1
-	default:
-		return 30
-	}
-}
-
-// promise is the part of a request's promise that it belongs to.
+// promise is the name of what is promised of a request, "" if nothing is.
 func (r request) promise() string {
 	switch {
+	case r.verb == deleteMany:
+		return ""
 	case r.verb == "GET" || r.verb == "LIST" && r.scope == "resource":
 		return "reads of one object"
 	case r.verb != "LIST":
