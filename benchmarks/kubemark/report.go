@@ -297,12 +297,15 @@ func (r *report) writeRestarts(w io.Writer) error {
 	var rows [][]string
 	for _, store := range r.plan.stores {
 		for n, turn := range r.results[store] {
-			for _, text := range turn.restarts {
-				rows = append(rows, []string{store, fmt.Sprintf("turn %d", n+1), text})
+			for _, m := range turn.restarts {
+				rows = append(rows, []string{
+					store, fmt.Sprintf("turn %d", n+1), m.member, number(m.stopped.Seconds()), number(m.served.Seconds()), fmt.Sprint(m.failed),
+				})
 			}
 		}
 	}
-	return table(w, "members restarted under load, one by one", []string{"", "", ""}, rows)
+	return table(w, "members restarted under load, one by one (failed: calls of the load until the next)",
+		[]string{"", "", "", "to end s", "to serve again s", "failed"}, rows)
 }
 
 func (r *report) writeFailures(w io.Writer) error {

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/xml"
+	"errors"
 	"math"
 	"regexp"
 	"strings"
@@ -59,6 +60,35 @@ func TestReport(t *testing.T) {
 	} {
 		require.Contains(t, text, want)
 	}
+}
+
+func TestReportOfRestarts(t *testing.T) {
+	r := aReport()
+	r.plan.restart = true
+	r.results["etcd"][1].restarts = []restart{{"store-m2", 2 * time.Second, 500 * time.Millisecond, 3}}
+	var out bytes.Buffer
+	require.NoError(t, r.writeRestarts(&out))
+	require.Regexp(t, `etcd +turn 2 +store-m2 +2 +0.5 +3\n`, out.String())
+}
+
+// TestSettleFailures has failures before, between and after restarts.
+func TestSettleFailures(t *testing.T) {
+	turn := &turn{ledger: newLedger(), result: &result{}}
+	fail := func() { turn.ledger.add("get", time.Now(), 0, errors.New("no")) }
+	begin := func() {
+		turn.settleFailures()
+		_, failed := turn.ledger.counts()
+		turn.result.restarts = append(turn.result.restarts, restart{failed: -failed})
+	}
+	fail()
+	begin()
+	fail()
+	fail()
+	begin()
+	fail()
+	turn.settleFailures()
+	require.Equal(t, 2, turn.result.restarts[0].failed)
+	require.Equal(t, 1, turn.result.restarts[1].failed)
 }
 
 // TestPage looks whether every drawing is well formed.

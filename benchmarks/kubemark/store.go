@@ -108,15 +108,29 @@ func fetch(ctx context.Context, url string) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
-// restart ends one member as an operator would, and returns when it serves again.
-func (s *store) restart(ctx context.Context, i int) error {
-	if err := s.replace(i); err != nil {
-		return err
+// restart ends one member as an operator would, and returns when it serves again, with
+// how long the one and the other took.
+func (s *store) restart(ctx context.Context, i int) (stopped, served time.Duration, err error) {
+	began := time.Now()
+	if err := s.end(i); err != nil {
+		return 0, 0, err
 	}
-	return s.waitMember(ctx, i)
+	ended := time.Now()
+	if err := s.begin(i); err != nil {
+		return 0, 0, err
+	}
+	err = s.waitMember(ctx, i)
+	return ended.Sub(began), time.Since(ended), err
 }
 
-func (s *store) replace(i int) error {
+func (s *store) begin(i int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.members[i].start()
+}
+
+// end ends a member, and keeps what it has used. What it uses while it ends is lost.
+func (s *store) end(i int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.members[i]
@@ -134,7 +148,7 @@ func (s *store) replace(i int) error {
 	s.ended.CPU += used.CPU
 	s.ended.WrittenBytes += used.WrittenBytes
 	s.endedPeak[i] = max(s.endedPeak[i], peak)
-	return m.start()
+	return nil
 }
 
 // usage is the sum over members, with what restarts have ended.

@@ -36,7 +36,7 @@ type result struct {
 	groups                      map[string]float64         // evaluated requests a second
 	series                      []moment
 	failures                    map[string]int
-	restarts                    []string
+	restarts                    []restart
 }
 
 // runTurn starts a cluster in dir, loads it, and ends it.
@@ -132,6 +132,7 @@ func (t *turn) phases(ctx context.Context) error {
 	if err := errors.Join(ctx.Err(), <-restarted); err != nil {
 		return err
 	}
+	t.settleFailures()
 
 	removal := time.Now()
 	if err := t.load.remove(ctx, progress("pods removed")); err != nil {
@@ -139,6 +140,13 @@ func (t *turn) phases(ctx context.Context) error {
 	}
 	t.result.figures[figureRemoval] = time.Since(removal).Seconds()
 	return nil
+}
+
+// restart is one of a member under load.
+type restart struct {
+	member          string
+	stopped, served time.Duration // how long it took to end, and then to serve again
+	failed          int           // calls, until the next restart or the end of the load
 }
 
 // restarts has every member restart once during the load, if that is asked for.
@@ -152,18 +160,24 @@ func (t *turn) restarts(ctx context.Context) error {
 		if !pause(ctx, between) {
 			return ctx.Err()
 		}
-		_, failedBefore := t.ledger.counts()
-		began := time.Now()
-		if err := t.cluster.store.restart(ctx, i); err != nil {
+		t.settleFailures()
+		_, failed := t.ledger.counts()
+		stopped, served, err := t.cluster.store.restart(ctx, i)
+		if err != nil {
 			return err
 		}
-		took := time.Since(began)
-		pause(ctx, min(between/2, 5*time.Second)) // Failures may come late.
-		_, failed := t.ledger.counts()
-		t.result.restarts = append(t.result.restarts,
-			fmt.Sprintf("%s: %.1f s until it served again, %d calls failed", m.name, took.Seconds(), failed-failedBefore))
+		t.result.restarts = append(t.result.restarts, restart{m.name, stopped, served, -failed})
 	}
 	return nil
+}
+
+// settleFailures ends the latest restart's count of failures. It has begun with those
+// before it, taken off.
+func (t *turn) settleFailures() {
+	if n := len(t.result.restarts); n > 0 {
+		_, failed := t.ledger.counts()
+		t.result.restarts[n-1].failed += failed
+	}
 }
 
 // reading is what counters said at a time.
