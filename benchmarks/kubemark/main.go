@@ -50,8 +50,8 @@ func parse(args []string) (*plan, error) {
 	f.IntVar(&p.members, "members", 1, "members of the store")
 	f.IntVar(&p.turns, "turns", 1, "turns of each store")
 	f.IntVar(&p.watchers, "watchers", 50, "watchers of objects that carry the time")
-	f.Float64Var(&p.rate, "rate", 0, "pods created a second; 0 is a fiftieth of them, and 1 to 10")
-	f.DurationVar(&p.steady, "for", time.Minute, "how long everything is done after all pods run")
+	f.Float64Var(&p.rate, "rate", 0, "pods created a second; 0 is a fiftieth of them, and 2 to 10")
+	f.DurationVar(&p.steady, "for", 0, "how long everything is done after all pods run; 0 is a second for 5 pods, and 15 to 60")
 	f.BoolVar(&p.restart, "restart", false, "restart the members one by one meanwhile; wants three")
 	f.StringVar(&p.name, "name", "kubemark", "name of this run, and of its folder in -dir")
 	f.StringVar(&p.dir, "dir", "data/kubemark", "folder of folders of runs, on a disk")
@@ -66,7 +66,10 @@ func parse(args []string) (*plan, error) {
 		p.stores = []string{"pebbledash", "etcd"}
 	}
 	if p.rate == 0 {
-		p.rate = min(max(float64(p.pods)/50, 1), 10)
+		p.rate = min(max(float64(p.pods)/50, 2), 10)
+	}
+	if p.steady == 0 {
+		p.steady = min(max(time.Duration(p.pods)*time.Second/5, 15*time.Second), time.Minute)
 	}
 	return p, p.check(f)
 }

@@ -156,7 +156,8 @@ func TestPlan(t *testing.T) {
 	bins := []string{"-bin=kube-apiserver=a", "-bin=kube-controller-manager=a", "-bin=kube-scheduler=a", "-bin=hollow-nodes=a", "-bin=etcd=a"}
 	p, err := parse(append(bins, "-store=etcd", "-nodes=2", "-pods=20"))
 	require.NoError(t, err)
-	require.InDelta(t, 1, p.rate, 0)
+	require.InDelta(t, 2, p.rate, 0)
+	require.Equal(t, 15*time.Second, p.steady)
 	for arg, want := range map[string]string{
 		"-pods=201": "more than", "-members=2": "one or three", "-restart": "wants -members=3", "-store=both": "no -bin pebbledash",
 		"-rate=-1": "positive", "more": "what is",

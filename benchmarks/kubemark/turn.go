@@ -155,9 +155,10 @@ func (t *turn) restarts(ctx context.Context) error {
 		return nil
 	}
 	members := t.cluster.store.members
-	between := t.plan.steady / time.Duration(len(members)+1)
+	began, between := time.Now(), t.plan.steady/time.Duration(len(members)+1)
 	for i, m := range members {
-		if !pause(ctx, between) {
+		// At fixed times, so that the last is not after the load of a slow store.
+		if !pause(ctx, time.Until(began.Add(time.Duration(i+1)*between))) {
 			return ctx.Err()
 		}
 		t.settleFailures()
