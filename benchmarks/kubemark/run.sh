@@ -5,7 +5,7 @@
 # README.md says what the tables mean. It needs root, for a network namespace.
 #
 #   benchmarks/kubemark/run.sh                        100 nodes, 1000 pods, both stores
-#   benchmarks/kubemark/run.sh -nodes=5 -pods=20     a look
+#   benchmarks/kubemark/run.sh -nodes=5 -pods=20         a look
 #   benchmarks/kubemark/run.sh -save                  keep text and page in benchmarks/results
 #   benchmarks/kubemark/run.sh -members=3 -restart    restart members under load
 #   benchmarks/kubemark/run.sh -help                  all flags
