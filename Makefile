@@ -35,6 +35,13 @@ SEED ?= 0
 # How many clusters make simulate goes through, and the seed of the first.
 CLUSTERS ?= 1000
 FIRST ?= 1
+# What make kubemark runs: hollow nodes, pods, members of the store, which store
+# (pebbledash, etcd or both), and the run's name and folder in data/kubemark.
+NODES ?= 100
+PODS ?= 1000
+MEMBERS ?= 1
+STORE ?= both
+NAME ?= kubemark
 
 .DEFAULT_GOAL := build
 
@@ -52,6 +59,8 @@ help:
 	@echo 'make manifests    read every file in manifests/ with the parser of who reads it'
 	@echo 'make operations   run the commands of the pages in manifests/operations, with real members (a minute)'
 	@echo 'make kube         a Kubernetes control plane on top of it (builds Kubernetes the first time)'
+	@echo 'make kubemark     $(NODES) hollow nodes, $(PODS) pods and clients that load them, beside etcd'
+	@echo '                  (NODES=... PODS=... MEMBERS=1|3 STORE=pebbledash|etcd|both NAME=... ARGS=...; as root)'
 	@echo 'make kill         kill -9 under load, $(KILLS) times (KILLS=...)'
 	@echo 'make faults       clusters whose network and disks fail, beside etcd; $(DURATION) a fault (DURATION=...; as root)'
 	@echo 'make simulate     $(CLUSTERS) simulated clusters through 20 schedules of faults each (CLUSTERS=... FIRST=...)'
@@ -136,6 +145,10 @@ operations: build
 kube: build
 	benchmarks/peers/build.sh etcd-all kube-all
 	PEBBLEDASH_KUBE=1 go test ./gateway/conformance/kube -count=1 -v -timeout 30m
+
+.PHONY: kubemark
+kubemark:
+	benchmarks/kubemark/run.sh -nodes=$(NODES) -pods=$(PODS) -members=$(MEMBERS) -store=$(STORE) -name=$(NAME) $(ARGS)
 
 .PHONY: kill
 kill: build

@@ -6,6 +6,7 @@
 #   names   etcd etcdctl etcdutl
 #           kine (with SQLite; the one that needs a C compiler)
 #           kube-apiserver kube-controller-manager kube-scheduler kubemark
+#           hollow-nodes, many of kubemark's nodes in one process (kube/hollow-nodes)
 #   groups  etcd-all kube-all
 #
 # It prints the absolute path of every binary asked for on stdout, one a line,
@@ -26,7 +27,7 @@ set -euo pipefail
 readonly kube_version=v1.37.1
 
 readonly etcd_names=(etcd etcdctl etcdutl)
-readonly kube_names=(kube-apiserver kube-controller-manager kube-scheduler kubemark)
+readonly kube_names=(kube-apiserver kube-controller-manager kube-scheduler kubemark hollow-nodes)
 
 say() { printf 'peers: %s\n' "$*" >&2; }
 
@@ -60,7 +61,13 @@ version_of() {
 	esac
 }
 
-path_of() { echo "$bin/$1-$(version_of "$1")"; }
+# The source of hollow-nodes is ours, so its name tells that as well as the version.
+path_of() {
+	case $1 in
+	hollow-nodes) echo "$bin/$1-$(cksum <"$here/kube/hollow-nodes/main.go" | cut -d' ' -f1)-$(version_of "$1")" ;;
+	*) echo "$bin/$1-$(version_of "$1")" ;;
+	esac
+}
 
 # build_etcd NAME OUT
 build_etcd() {
@@ -78,7 +85,9 @@ build_kine() {
 #
 # REQUIRES: the kube lock, for the wrapper module.
 build_kube() {
-	local wrapper=$cache/kube-$kube_version flags='-s -w' pkg major minor
+	local wrapper=$cache/kube-$kube_version flags='-s -w' main=k8s.io/kubernetes/cmd/$1 pkg major minor
+	# Built by the name of the file, for its build tag.
+	[[ $1 != hollow-nodes ]] || main=$here/kube/hollow-nodes/main.go
 	if [[ ! -f $wrapper/go.mod ]]; then
 		say "preparing the wrapper module in $wrapper"
 		"$here/kube/wrapper.sh" "$kube_version" "$wrapper" || return
@@ -89,7 +98,7 @@ build_kube() {
 		flags+=" -X $pkg.gitMajor=$major -X $pkg.gitMinor=$minor"
 	done
 	nice -n 10 go build -C "$wrapper" -mod=mod -trimpath -ldflags "$flags" \
-		-o "$2" "k8s.io/kubernetes/cmd/$1"
+		-o "$2" "$main"
 }
 
 # check NAME FILE asks a fresh binary for its version.

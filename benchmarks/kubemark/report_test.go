@@ -1,0 +1,168 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"math"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
+)
+
+func aResult(scale float64) *result {
+	h := exposition.Histogram{Buckets: map[float64]float64{0.1: 90, 1: 100, math.Inf(1): 100}, Sum: 10}
+	requests := map[string]exposition.Histogram{"POST\tpods\tresource": h}
+	r := &result{
+		figures: map[string]float64{}, requests: requests, promised: requests,
+		storage: map[string]exposition.Histogram{"create pods": h},
+		own:     map[string][]time.Duration{"create pods": {time.Second, 2 * time.Second}},
+		startup: []time.Duration{time.Second, 7 * time.Second}, lag: []time.Duration{time.Millisecond},
+		groups:   map[string]float64{"pods": 3},
+		failures: map[string]int{"create pods: 500 <no>": 2},
+		series:   []moment{{at: time.Second, storeCores: 0.5, pods: 10}, {at: 2 * time.Second, storeCores: 1, pods: 20}},
+	}
+	for _, figure := range figures {
+		r.figures[figure] = 10 * scale
+	}
+	r.figures[figureFailed] = 0
+	return r
+}
+
+func aReport() *report {
+	return &report{
+		plan:    &plan{stores: []string{"pebbledash", "etcd"}, nodes: 5, pods: 20},
+		about:   &about{rows: [][2]string{{"commit", "abc"}}},
+		results: map[string][]*result{"pebbledash": {aResult(1), aResult(1)}, "etcd": {aResult(2), aResult(4)}},
+	}
+}
+
+func TestReport(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, aReport().write(&out))
+	text := regexp.MustCompile(` +`).ReplaceAllString(out.String(), " ")
+	for _, want := range []string{
+		"commit abc\n",
+		// Ratios of the same turns: 10/20 and 10/40.
+		" store CPU s/s 10.0 30.0 (20.0-40.0) 0.38 (0.25-0.50)\n",
+		" calls of the load that failed 0.00 0.00 -\n",
+		" changes 1 s 0.91 s kept POST pods 0.91 s kept POST pods\n",
+		" start of a pod 5 s 7 s broken 1.4 times over of 4 pods",
+		" POST pods 200 55.6 910 200 55.6 910\n",
+		" etcd 4 create pods: 500 <no>\n",
+	} {
+		require.Contains(t, text, want)
+	}
+}
+
+func TestReportOfRestarts(t *testing.T) {
+	r := aReport()
+	r.plan.restart = true
+	r.results["etcd"][1].restarts = []restart{{"store-m2", 2 * time.Second, 500 * time.Millisecond, 3}}
+	var out bytes.Buffer
+	require.NoError(t, r.writeRestarts(&out))
+	require.Regexp(t, `etcd +turn 2 +store-m2 +2 +0.5 +3\n`, out.String())
+}
+
+// TestSettleFailures has failures before, between and after restarts.
+func TestSettleFailures(t *testing.T) {
+	turn := &turn{ledger: newLedger(), result: &result{}}
+	fail := func() { turn.ledger.add("get", time.Now(), 0, errors.New("no")) }
+	begin := func() {
+		turn.settleFailures()
+		_, failed := turn.ledger.counts()
+		turn.result.restarts = append(turn.result.restarts, restart{failed: -failed})
+	}
+	fail()
+	begin()
+	fail()
+	fail()
+	begin()
+	fail()
+	turn.settleFailures()
+	require.Equal(t, 2, turn.result.restarts[0].failed)
+	require.Equal(t, 1, turn.result.restarts[1].failed)
+}
+
+// TestPage looks whether every drawing is well formed.
+func TestPage(t *testing.T) {
+	var out bytes.Buffer
+	require.NoError(t, aReport().page(&out, "<text>"))
+	require.Contains(t, out.String(), "&lt;text&gt;")
+	require.NotContains(t, out.String(), "NaN")
+	require.NotContains(t, out.String(), "Inf")
+	drawings := regexp.MustCompile(`(?s)<svg.*?</svg>`).FindAllString(out.String(), -1)
+	require.Len(t, drawings, 4+2+len(plots))
+	for _, drawing := range drawings {
+		require.NoError(t, xml.Unmarshal([]byte(drawing), &struct{ XMLName xml.Name }{}), drawing)
+	}
+}
+
+func TestSpark(t *testing.T) {
+	require.Equal(t, "▁▄█", spark([]float64{0, 1, 2}, 80))
+	require.Equal(t, "▃█", spark([]float64{0, 1, 1, 2}, 2))
+	require.Empty(t, spark(nil, 10))
+}
+
+func TestBar(t *testing.T) {
+	require.Equal(t, "["+strings.Repeat("#", 12)+strings.Repeat(".", 12)+"]  50 %", bar(1, 2))
+	require.Contains(t, bar(3, 2), "100 %")
+	require.Contains(t, bar(0, 0), "0 %")
+}
+
+func TestSentAt(t *testing.T) {
+	at, ok := sentAt([]byte(`{"object":{"data":{"filler":"x","sent":"1700000000000000001"}}}`))
+	require.True(t, ok)
+	require.Equal(t, int64(1700000000000000001), at.UnixNano())
+	_, ok = sentAt([]byte(`{"sent":""}`))
+	require.False(t, ok)
+}
+
+// TestPodWatcher follows one pod that runs and goes, and one that goes before it runs.
+func TestPodWatcher(t *testing.T) {
+	w, now := newPodWatcher(), time.Now()
+	note := func(kind, uid, phase string, after time.Duration) {
+		var e watchEvent
+		e.Type, e.Object.Metadata.UID, e.Object.Status.Phase = kind, uid, phase
+		w.note(e, now.Add(after))
+	}
+	note("ADDED", "a", "Pending", 0)
+	note("ADDED", "b", "Pending", time.Second)
+	note("MODIFIED", "a", "Pending", time.Second)
+	note("MODIFIED", "a", "Running", 3*time.Second)
+	note("MODIFIED", "a", "Running", 4*time.Second)
+	require.EqualValues(t, 1, w.running.Load())
+	note("DELETED", "a", "Running", 5*time.Second)
+	note("DELETED", "b", "Pending", 5*time.Second)
+	require.EqualValues(t, 0, w.running.Load())
+	require.Empty(t, w.seen)
+	require.Len(t, w.startup, 1)
+	require.Equal(t, 3*time.Second, w.startup[0].took)
+}
+
+func TestCommand(t *testing.T) {
+	require.Equal(t, "benchmarks/kubemark/run.sh -nodes=5 -save",
+		command([]string{"-commit=abc", "-bin=etcd=/x", "-dir=/y", "-nodes=5", "-save=/z"}))
+}
+
+func TestPlan(t *testing.T) {
+	bins := []string{"-bin=kube-apiserver=a", "-bin=kube-controller-manager=a", "-bin=kube-scheduler=a", "-bin=hollow-nodes=a", "-bin=etcd=a"}
+	p, err := parse(append(bins, "-store=etcd", "-nodes=2", "-pods=20"))
+	require.NoError(t, err)
+	require.InDelta(t, 2, p.rate, 0)
+	require.Equal(t, 15*time.Second, p.steady)
+	for arg, want := range map[string]string{
+		"-pods=201": "more than", "-members=2": "one or three", "-restart": "wants -members=3", "-store=both": "no -bin pebbledash",
+		"-rate=-1": "positive", "more": "what is",
+	} {
+		_, err := parse(append(bins, "-store=etcd", "-nodes=2", "-pods=20", arg))
+		require.ErrorContains(t, err, want)
+	}
+}

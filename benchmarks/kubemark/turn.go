@@ -1,0 +1,284 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
+	"github.com/pebbledash/pebbledash/benchmarks/process"
+	"github.com/pebbledash/pebbledash/benchmarks/stats"
+)
+
+// turn is one run of the whole load on one store.
+type turn struct {
+	plan    *plan
+	cluster *cluster
+	ledger  *ledger
+	load    *load
+	say     func(string)
+	result  *result
+}
+
+// result is what a turn has found.
+type result struct {
+	figures map[string]float64 // by title, see figures
+	// requests is what kube-apiserver took, by request, and promised the same as promises
+	// have it; storage is what its store took, by operation and resource.
+	requests, promised, storage map[string]exposition.Histogram
+	own                         map[string][]time.Duration // the load's calls, sorted, by kind
+	startup, lag                []time.Duration            // sorted
+	groups                      map[string]float64         // evaluated requests a second
+	series                      []moment
+	failures                    map[string]int
+	restarts                    []restart
+}
+
+// runTurn starts a cluster in dir, loads it, and ends it.
+func runTurn(ctx context.Context, p *plan, storeName, dir string, say func(string)) (r *result, err error) {
+	began := time.Now()
+	c, err := startCluster(ctx, dir, p.binaries, storeName, p.members, p.nodes, say)
+	if c != nil {
+		defer func() { err = errors.Join(err, c.stop()) }()
+	}
+	if err != nil {
+		return nil, err
+	}
+	t := &turn{plan: p, cluster: c, ledger: newLedger(), say: say, result: &result{figures: map[string]float64{}}}
+	t.result.figures[figureStart] = time.Since(began).Seconds()
+	t.load = &load{pods: p.pods, rate: p.rate, steady: p.steady, watch: newPodWatcher(), lag: &lagWatchers{}}
+	for range clients {
+		t.load.clients = append(t.load.clients, newClient(c, t.ledger))
+	}
+	if err := t.measure(ctx); err != nil {
+		return nil, errors.Join(err, c.alive())
+	}
+	return t.result, c.alive()
+}
+
+// measure takes readings, runs the load, and takes them again.
+func (t *turn) measure(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watchers sync.WaitGroup
+	defer func() {
+		cancel(nil)
+		watchers.Wait()
+	}()
+	if err := t.load.prepare(ctx); err != nil {
+		return err
+	}
+	watchers.Go(func() {
+		if err := t.load.watch.run(ctx, newClient(t.cluster, t.ledger)); err != nil && ctx.Err() == nil {
+			cancel(err) // Without it nothing is known of pods.
+		}
+	})
+	for n := range t.plan.watchers {
+		// A few on a connection, as many clients with few connections are rare.
+		c := t.load.client(n)
+		watchers.Go(func() { t.load.lag.run(ctx, c, "/api/v1/namespaces/"+lagNamespace+"/configmaps") })
+	}
+	before, err := t.read(ctx)
+	if err != nil {
+		return err
+	}
+	sampling, stop := context.WithCancel(ctx)
+	sampled := make(chan []moment, 1)
+	go func() { sampled <- t.sampleUntil(sampling) }()
+	err = t.phases(ctx)
+	stop()
+	t.result.series = <-sampled
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = errors.Join(err, cause)
+		}
+		return err
+	}
+	after, err := t.read(ctx)
+	if err != nil {
+		return err
+	}
+	return t.note(before, after)
+}
+
+// phases are the load, from the first pod to the last namespace's end.
+func (t *turn) phases(ctx context.Context) error {
+	began := time.Now()
+	progress := func(what string) func(done, all int) {
+		return func(done, all int) { t.say(fmt.Sprintf("%s %s", bar(done, all), what)) }
+	}
+	if err := t.load.fill(ctx, progress("pods run")); err != nil {
+		return err
+	}
+	t.result.figures[figureFill] = time.Since(began).Seconds()
+
+	steady := time.Now()
+	restarted := make(chan error, 1)
+	go func() { restarted <- t.restarts(ctx) }()
+	ticking, stop := context.WithCancel(ctx)
+	go func() {
+		for pause(ticking, 250*time.Millisecond) {
+			answered, failed := t.ledger.counts()
+			t.say(fmt.Sprintf("%s load: %d calls, %d failed, %d pods run", bar(int(time.Since(steady)), int(t.plan.steady)),
+				answered, failed, t.load.watch.running.Load()))
+		}
+	}()
+	t.load.run(ctx)
+	stop()
+	if err := errors.Join(ctx.Err(), <-restarted); err != nil {
+		return err
+	}
+	t.settleFailures()
+
+	removal := time.Now()
+	if err := t.load.remove(ctx, progress("pods removed")); err != nil {
+		return err
+	}
+	t.result.figures[figureRemoval] = time.Since(removal).Seconds()
+	return nil
+}
+
+// restart is one of a member under load.
+type restart struct {
+	member          string
+	stopped, served time.Duration // how long it took to end, and then to serve again
+	failed          int           // calls, until the next restart or the end of the load
+}
+
+// restarts has every member restart once during the load, if that is asked for.
+func (t *turn) restarts(ctx context.Context) error {
+	if !t.plan.restart {
+		return nil
+	}
+	members := t.cluster.store.members
+	began, between := time.Now(), t.plan.steady/time.Duration(len(members)+1)
+	for i, m := range members {
+		// At fixed times, so that the last is not after the load of a slow store.
+		if !pause(ctx, time.Until(began.Add(time.Duration(i+1)*between))) {
+			return ctx.Err()
+		}
+		t.settleFailures()
+		_, failed := t.ledger.counts()
+		stopped, served, err := t.cluster.store.restart(ctx, i)
+		if err != nil {
+			return err
+		}
+		t.result.restarts = append(t.result.restarts, restart{m.name, stopped, served, -failed})
+	}
+	return nil
+}
+
+// settleFailures ends the latest restart's count of failures. It has begun with those
+// before it, taken off.
+func (t *turn) settleFailures() {
+	if n := len(t.result.restarts); n > 0 {
+		_, failed := t.ledger.counts()
+		t.result.restarts[n-1].failed += failed
+	}
+}
+
+// reading is what counters said at a time.
+type reading struct {
+	at         time.Time
+	store, api process.Usage
+	samples    []exposition.Sample
+	groups     map[string]float64
+	answered   int
+}
+
+func (t *turn) read(ctx context.Context) (r reading, err error) {
+	if r.samples, err = t.load.client(0).metrics(ctx); err != nil {
+		return r, err
+	}
+	if r.groups, err = t.cluster.store.requests(ctx); err != nil {
+		return r, err
+	}
+	if r.store, err = t.cluster.store.usage(); err != nil {
+		return r, err
+	}
+	if r.api, err = t.cluster.apiserver.use.Usage(); err != nil {
+		return r, err
+	}
+	r.answered, _ = t.ledger.counts()
+	r.at = time.Now()
+	return r, nil
+}
+
+// note makes figures of two readings.
+func (t *turn) note(before, after reading) error {
+	r := t.result
+	by := after.at.Sub(before.at).Seconds()
+	r.requests = delta(before.samples, after.samples, requestHistogram, requestOf)
+	r.promised = delta(before.samples, after.samples, promiseHistogram, requestOf)
+	r.storage = delta(before.samples, after.samples, storeHistogram, storageOf)
+	r.own, r.failures = t.ledger.latencies(), t.ledger.failures
+	for _, c := range t.load.watch.startup {
+		r.startup = append(r.startup, c.took)
+	}
+	r.lag = t.load.lag.lags
+	slices.Sort(r.startup)
+	slices.Sort(r.lag)
+	r.groups = map[string]float64{}
+	if !t.plan.restart { // which counts from zero
+		for group, n := range after.groups {
+			r.groups[group] = (n - before.groups[group]) / by
+		}
+	}
+	peak, err := t.cluster.store.peakBytes()
+	if err != nil {
+		return err
+	}
+	disk, err := t.cluster.store.diskBytes()
+	if err != nil {
+		return err
+	}
+	_, failed := t.ledger.counts()
+	requests, storage := together(r.requests), together(r.storage)
+	cpu := (after.store.CPU - before.store.CPU).Seconds()
+	f := r.figures
+	f[figureCalls] = requests.Count() / by
+	f[figureOwnCalls] = float64(after.answered-before.answered) / by
+	f[figureFailed] = float64(failed)
+	f[figureStartP50], f[figureStartP99] = seconds(r.startup, 0.5), seconds(r.startup, 0.99)
+	f[figureLagP50], f[figureLagP99] = 1000*seconds(r.lag, 0.5), 1000*seconds(r.lag, 0.99)
+	f[figureStoreCalls] = storage.Count() / by
+	f[figureStoreP50], f[figureStoreP99] = 1000*storage.Quantile(0.5), 1000*storage.Quantile(0.99)
+	f[figureCPU] = cpu / by
+	f[figureCPUCall] = cpu * 1e6 / storage.Count()
+	f[figureAPICPU] = (after.api.CPU - before.api.CPU).Seconds() / by
+	f[figurePeak] = float64(peak) / (1 << 20)
+	f[figureWritten] = float64(after.store.WrittenBytes-before.store.WrittenBytes) / (1 << 20)
+	f[figureDisk] = float64(disk) / (1 << 20)
+	return nil
+}
+
+func seconds(sorted []time.Duration, q float64) float64 { return stats.Quantile(sorted, q).Seconds() }
+
+// delta is what a histogram has counted between two readings, by what of makes of labels.
+func delta(before, after []exposition.Sample, name string, of func(map[string]string) string) map[string]exposition.Histogram {
+	earlier := exposition.Histograms(before, name, of)
+	d := map[string]exposition.Histogram{}
+	for key, h := range exposition.Histograms(after, name, of) {
+		if since := h.Since(earlier[key]); since.Count() > 0 {
+			d[key] = since
+		}
+	}
+	return d
+}
+
+// storageOf is what kube-apiserver asked its store for.
+func storageOf(labels map[string]string) string {
+	return labels["operation"] + " " + labels["resource"]
+}
+
+func together(all map[string]exposition.Histogram) exposition.Histogram {
+	var sum exposition.Histogram
+	for _, h := range all {
+		sum = sum.Plus(h)
+	}
+	return sum
+}
