@@ -7,14 +7,13 @@
 //
 // A request takes seats while it is served: one, and a list one for each quarter of
 // a megabyte that it is expected to return. What to expect is learned from what such
-// lists have returned (width.go). Who finds no seat waits in the fair queues of
-// k8s.io/apiserver, the same that kube-apiserver has. There a flow is what one
-// client asks of one resource (flow.go). Shuffle sharding gives it a few of the many
-// queues, so that a flood fills its own and leaves others' short. Queues, bytes and
-// time to wait are bounded; past the bounds the answer is etcd's "too many
-// requests".
+// lists have returned (width.go). Who finds no seat waits in fair queues (fair.go), which
+// do what kube-apiserver's do. There a flow is what one client asks of one resource
+// (flow.go). Shuffle sharding gives it a few of the many queues, so that a flood fills
+// its own and leaves others' short. Queues, bytes and time to wait are bounded; past
+// the bounds the answer is etcd's "too many requests".
 //
-// The queues cost some microseconds and a lock. As long as seats are free and nobody
+// The queues cost a lock and a change of goroutines. As long as seats are free and nobody
 // waits, a request passes by one atomic operation instead (gate.go).
 //
 // # Classes
