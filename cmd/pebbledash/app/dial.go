@@ -29,7 +29,8 @@ type clientFlags struct {
 // clientEnv begins the names of the variables that stand for flags, which are etcdctl's.
 const clientEnv = "ETCDCTL_"
 
-func (f *clientFlags) add(fs *pflag.FlagSet) {
+func (f *clientFlags) add(to *pflag.FlagSet) {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
 	fs.StringSliceVar(&f.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "Where members are; the first that answers is asked.")
 	fs.StringVar(&f.caCert, "cacert", "", "Authorities that the server's certificate is checked with.")
 	fs.StringVar(&f.cert, "cert", "", "Certificate of the client.")
@@ -42,6 +43,7 @@ func (f *clientFlags) add(fs *pflag.FlagSet) {
 	fs.VisitAll(func(flag *pflag.Flag) {
 		flag.Usage += " [$" + clientEnv + envName(flag.Name) + "]"
 	})
+	to.AddFlagSet(fs)
 }
 
 func envName(flag string) string { return strings.ToUpper(strings.ReplaceAll(flag, "-", "_")) }
