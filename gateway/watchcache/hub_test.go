@@ -225,7 +225,7 @@ func TestPreload(t *testing.T) {
 		r.hub.preload()
 		store.changes.Store(0)
 		// What does not fit is not read.
-		require.Less(t, store.events.Load(), 2*(2*int64(r.hub.window.events.Load())+16))
+		require.Less(t, store.events.Load(), 2*(2*r.hub.window.events.Load()+16))
 		s := r.hub.NewStream()
 		_, ok := r.hub.window.find(c.first - 1)
 		require.Equal(t, c.first == 2, ok, c.first)

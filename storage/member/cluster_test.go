@@ -495,14 +495,13 @@ func TestMoveLead(t *testing.T) {
 				key, value := fmt.Sprintf("%s/%s%d", groupKeys[k%4], n.name, k%20), fmt.Sprint(i, k)
 				res, err := n.Do(t.Context(), &evaluate.Put{Key: []byte(key), Value: []byte(value)})
 				mu.Lock()
-				switch {
-				case err == nil:
+				if err != nil {
+					t.Errorf("%s: %v", n.name, err) // not even that the leader has changed
+				} else {
 					if other := owner[res.Revision]; other != "" {
 						t.Errorf("revision %d for %s and %s", res.Revision, other, value)
 					}
 					owner[res.Revision], acknowledged[key] = value, value
-				default:
-					t.Errorf("%s: %v", n.name, err) // not even that the leader has changed
 				}
 				mu.Unlock()
 			}
