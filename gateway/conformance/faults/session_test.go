@@ -251,12 +251,36 @@ func (s *session) whole(ctx context.Context) error {
 		if err := s.revive(ctx, m); err != nil {
 			return err
 		}
-		c := &client{name: fmt.Sprintf("member %d's", m.node), recorder: s.recorder, library: m.lib}
-		if _, err := c.must(ctx, request{then: []step{{verb: get, key: numbered(prefixes[0], 0)}}}); err != nil {
+		ended, err := s.serves(ctx, m)
+		if ended && s.fault.ends {
+			// It was about to end because of the fault, and had not yet.
+			if err := s.revive(ctx, m); err != nil {
+				return err
+			}
+			_, err = s.serves(ctx, m)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// serves waits until a member serves, or has ended.
+func (s *session) serves(ctx context.Context, m *member) (ended bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	exited := m.srv.Exited()
+	go func() {
+		select {
+		case <-exited:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	c := &client{name: fmt.Sprintf("member %d's", m.node), recorder: s.recorder, library: m.lib}
+	_, err = c.must(ctx, request{then: []step{{verb: get, key: numbered(prefixes[0], 0)}}})
+	return err != nil && m.ended(), err
 }
 
 // finish makes a last change, which all watchers must be told, and has
