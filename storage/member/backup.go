@@ -101,6 +101,9 @@ func (m *Member) Checkpoint(ctx context.Context) (_ *Checkpoint, err error) {
 		if err := engine.Checkpoint(m.state, c.dir); err != nil {
 			return nil, err
 		}
+		if err := c.keepStrays(); err != nil {
+			return nil, err
+		}
 		// Nothing above what is compacted now can be missing, for the files are older. A
 		// compaction may overtake it, as it may a read.
 		if c.Compacted = m.compactedFor(); c.Compacted <= c.Revision {
@@ -110,6 +113,18 @@ func (m *Member) Checkpoint(ctx context.Context) (_ *Checkpoint, err error) {
 			return nil, err
 		}
 	}
+}
+
+// keepStrays forgets the strays that are none any more: a lease that was being revoked
+// looked like one, between what core has of it and what the keys' group has. Its keys had
+// it still at the backup's revision.
+func (c *Checkpoint) keepStrays() error {
+	if len(c.Strays) == 0 {
+		return nil
+	}
+	now, err := mvcc.Strays(c.m.stores())
+	c.Strays = slices.DeleteFunc(c.Strays, func(id int64) bool { return !slices.Contains(now, id) })
+	return err
 }
 
 // compactedFor is the greatest revision below which rows may be missing in any group.
