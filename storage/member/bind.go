@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/pebbledash/pebbledash/storage/peer"
@@ -77,30 +76,16 @@ func checkNew(ctx context.Context, cfg Config, initial InitialCluster, self Init
 	}
 	ctx, cancel := context.WithTimeout(ctx, newTimeout)
 	defer cancel()
-	// All at once: one that is silent must not hide what another knows.
-	answers := make(chan joinAnswer, len(others))
-	var all sync.WaitGroup
-	for _, url := range others {
-		all.Go(func() {
-			if answer, err := ask(ctx, cfg, []string{url}); err == nil {
-				answers <- answer
-				cancel()
-			}
-		})
+	answer, err := askFirst(ctx, cfg, others, knownMembers)
+	if err != nil {
+		return nil //nolint:nilerr // as far as anybody knows it is new
 	}
-	all.Wait()
-	close(answers)
-	for answer := range answers {
-		for _, m := range answer.Members {
-			if m.ID == self.ID && hasServed(m) {
-				return errBootstrapped(m)
-			}
-		}
-		if err := sameRoutes(cfg, answer); err != nil {
-			return err
+	for _, m := range answer.Members {
+		if m.ID == self.ID && hasServed(m) {
+			return errBootstrapped(m)
 		}
 	}
-	return nil // As far as anybody knows it is new.
+	return sameRoutes(cfg, answer)
 }
 
 // sameRoutes returns an error if the flags say other routes than the cluster has.
@@ -130,7 +115,7 @@ func join(ctx context.Context, cfg Config, initial InitialCluster, self InitialM
 	if len(others) == 0 {
 		return Identity{}, errors.New("--initial-cluster-state=existing, but --initial-cluster names no other member to ask")
 	}
-	answer, err := ask(ctx, cfg, others)
+	answer, err := askFirst(ctx, cfg, others, currentMembers)
 	if err != nil {
 		return Identity{}, fmt.Errorf("could not ask the cluster that is to be joined: %w", err)
 	}
@@ -192,7 +177,7 @@ func (m *Member) meet(ctx context.Context) {
 	}
 	for len(m.Members()) == 0 {
 		changed := m.cluster.changed.wait()
-		answer, err := ask(ctx, m.cfg, othersOf(initial, self))
+		answer, err := askFirst(ctx, m.cfg, othersOf(initial, self), knownMembers)
 		if err != nil {
 			m.cfg.Logger.Warn("could not ask the cluster that is to be joined, will try again", "error", err)
 		}
@@ -222,13 +207,35 @@ func countURLs(members []Info) int {
 	return n
 }
 
-func ask(ctx context.Context, cfg Config, urls []string) (joinAnswer, error) {
+// askFirst asks the members at all the URLs at once, for one that is silent must not
+// hide what another knows, and returns the first answer.
+func askFirst(ctx context.Context, cfg Config, urls []string, which joinQuestion) (joinAnswer, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	var answer joinAnswer
-	reply, err := peer.Ask(ctx, urls, cfg.PeerTLS, methodJoin, nil)
-	if err != nil {
-		return answer, err
+	answers := make(chan joinAnswer, len(urls))
+	failures := make(chan error, len(urls))
+	for _, url := range urls {
+		go func() {
+			reply, err := peer.Ask(ctx, []string{url}, cfg.PeerTLS, methodJoin, []byte{byte(which)})
+			var answer joinAnswer
+			if err == nil {
+				err = json.Unmarshal(reply, &answer)
+			}
+			if err != nil {
+				failures <- err
+				return
+			}
+			answers <- answer
+		}()
 	}
-	return answer, json.Unmarshal(reply, &answer)
+	var errs []error
+	for range urls {
+		select {
+		case answer := <-answers:
+			return answer, nil
+		case err := <-failures:
+			errs = append(errs, err)
+		}
+	}
+	return joinAnswer{}, errors.Join(errs...)
 }

@@ -222,8 +222,12 @@ func (m *Member) changeMembers(ctx context.Context, change memberChange) ([]Info
 		if err == nil {
 			break
 		}
-		if change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID && m.isMade(change) {
-			return m.Members(), nil // the others talk with this one no more
+		if change.Kind == group.RemoveReplica && change.Info.ID == m.id.MemberID &&
+			(m.isMade(change) || errors.Is(m.Err(), ErrRemoved)) {
+			// The others talk with this one no more, which may not even have come to its
+			// removal.
+			isThis := func(i Info) bool { return i.ID == m.id.MemberID }
+			return slices.DeleteFunc(m.Members(), isThis), nil
 		}
 		if !errors.Is(err, group.ErrLeaderChanged) || ctx.Err() != nil {
 			return nil, err

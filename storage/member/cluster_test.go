@@ -596,6 +596,19 @@ func TestMemberJoins(t *testing.T) {
 	c.stopped(gone)
 }
 
+// TestMemberRemovesItself: who is asked to remove itself says that it has, though the
+// others refuse it from then on, and it stops for that.
+func TestMemberRemovesItself(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	for size := 2; size > 0; size-- {
+		leader := c.leader()
+		left, err := leader.MemberRemove(t.Context(), leader.id())
+		require.NoError(t, err)
+		require.Len(t, left, size)
+		c.stopped(leader)
+	}
+}
+
 // stopped waits until a member stops because it was removed, and closes it.
 func (c *cluster) stopped(n *node) {
 	c.t.Helper()

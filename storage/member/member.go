@@ -381,8 +381,10 @@ func (m *Member) startGroups() error {
 }
 
 func (m *Member) startWorkers() {
-	m.run(func(ctx context.Context) {
-		<-ctx.Done()
+	// The groups run, so they must be stopped, also if the member has failed meanwhile:
+	// not by run.
+	m.workers.Go(func() {
+		<-m.stopCtx.Done()
 		m.reign.End()
 		for _, p := range m.parts {
 			p.Stop()

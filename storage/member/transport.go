@@ -153,7 +153,7 @@ func (h handler) Notice(_ uint64, payload []byte) {
 func (h handler) Call(ctx context.Context, from uint64, method byte, payload []byte) ([]byte, error) {
 	m := h.m
 	if method == methodJoin {
-		return m.serveJoin()
+		return m.serveJoin(ctx, payload)
 	}
 	if from == 0 {
 		return nil, toRemote(errors.New("member: asked by nobody who is a member"))
@@ -181,8 +181,30 @@ type joinAnswer struct {
 	Members   []Info `json:"members"`
 }
 
-func (m *Member) serveJoin() ([]byte, error) {
-	return json.Marshal(joinAnswer{ClusterID: m.id.ClusterID, Routes: m.id.Routes, Members: m.Members()})
+// joinQuestion says which members a joinAnswer is to have; part of the protocol between
+// members.
+type joinQuestion byte
+
+const (
+	// knownMembers are those that the asked member knows of.
+	knownMembers joinQuestion = iota
+	// currentMembers are those that the sequencer knows of: a member that lags may not have
+	// heard of the one that asks.
+	currentMembers
+)
+
+func (m *Member) serveJoin(ctx context.Context, payload []byte) ([]byte, error) {
+	answer := joinAnswer{ClusterID: m.id.ClusterID, Routes: m.id.Routes, Members: m.Members()}
+	if len(payload) > 0 && joinQuestion(payload[0]) == currentMembers {
+		// Without a quorum there is no sequencer, and the one that asks may be what the
+		// quorum waits for, as the second member does.
+		ctx, cancel := context.WithTimeout(ctx, m.cfg.electionTimeout())
+		defer cancel()
+		if members, err := m.MembersNow(ctx); err == nil {
+			answer.Members = members
+		}
+	}
+	return json.Marshal(answer)
 }
 
 // Snapshot implements peer.Handler.
