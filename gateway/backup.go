@@ -63,7 +63,7 @@ func (s *backupServer) backup(b *backupSender) (err error) {
 	defer func() { err = errors.Join(err, b.Close()) }()
 	err = b.stream.Send(&backuppb.CreateResponse{What: &backuppb.CreateResponse_Head{Head: &backuppb.Head{
 		ClusterId: b.ClusterID, MemberId: b.MemberID, Member: b.Name, Version: s.cfg.ProductVersion,
-		Revision: b.Revision, Compacted: b.Compacted, Routes: b.Routes, Strays: b.Strays, Alarms: alarms,
+		Revision: b.Revision, Compacted: b.Compacted, Routes: b.Routes, Alarms: alarms,
 		Files: uint64(len(b.Files)), Bytes: uint64(b.bytes()),
 	}}})
 	if err != nil {

@@ -206,7 +206,7 @@ func (r *receiver) run(ctx context.Context) (*repository.Manifest, error) {
 		ClusterID: member.FormatID(head.ClusterId), MemberID: member.FormatID(head.MemberId),
 		Member: head.Member, Version: head.Version,
 		Revision: head.Revision, Compacted: head.Compacted, Routes: head.Routes,
-		Strays: head.Strays, Alarms: head.Alarms,
+		Alarms: head.Alarms,
 	}, nil
 }
 

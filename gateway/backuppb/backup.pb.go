@@ -181,13 +181,11 @@ type Head struct {
 	Compacted int64 `protobuf:"varint,6,opt,name=compacted,proto3" json:"compacted,omitempty"`
 	// routes say how the rows lie.
 	Routes string `protobuf:"bytes,7,opt,name=routes,proto3" json:"routes,omitempty"`
-	// strays are leases that keys name, and that are not there.
-	Strays []int64 `protobuf:"varint,8,rep,packed,name=strays,proto3" json:"strays,omitempty"`
 	// alarms are those that are raised.
-	Alarms []string `protobuf:"bytes,9,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	Alarms []string `protobuf:"bytes,8,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	// files and bytes are how much there is to come or to have.
-	Files         uint64 `protobuf:"varint,10,opt,name=files,proto3" json:"files,omitempty"`
-	Bytes         uint64 `protobuf:"varint,11,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Files         uint64 `protobuf:"varint,9,opt,name=files,proto3" json:"files,omitempty"`
+	Bytes         uint64 `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -269,13 +267,6 @@ func (x *Head) GetRoutes() string {
 		return x.Routes
 	}
 	return ""
-}
-
-func (x *Head) GetStrays() []int64 {
-	if x != nil {
-		return x.Strays
-	}
-	return nil
 }
 
 func (x *Head) GetAlarms() []string {
@@ -415,7 +406,7 @@ const file_gateway_backuppb_backup_proto_rawDesc = "" +
 	"\x04head\x18\x01 \x01(\v2\x1a.pebbledash.backup.v1.HeadH\x00R\x04head\x123\n" +
 	"\x05files\x18\x02 \x01(\v2\x1b.pebbledash.backup.v1.FilesH\x00R\x05files\x12\x16\n" +
 	"\x05chunk\x18\x03 \x01(\fH\x00R\x05chunkB\x06\n" +
-	"\x04what\"\xa2\x02\n" +
+	"\x04what\"\x8a\x02\n" +
 	"\x04Head\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x1b\n" +
@@ -425,11 +416,10 @@ const file_gateway_backuppb_backup_proto_rawDesc = "" +
 	"\brevision\x18\x05 \x01(\x03R\brevision\x12\x1c\n" +
 	"\tcompacted\x18\x06 \x01(\x03R\tcompacted\x12\x16\n" +
 	"\x06routes\x18\a \x01(\tR\x06routes\x12\x16\n" +
-	"\x06strays\x18\b \x03(\x03R\x06strays\x12\x16\n" +
-	"\x06alarms\x18\t \x03(\tR\x06alarms\x12\x14\n" +
-	"\x05files\x18\n" +
-	" \x01(\x04R\x05files\x12\x14\n" +
-	"\x05bytes\x18\v \x01(\x04R\x05bytes\"9\n" +
+	"\x06alarms\x18\b \x03(\tR\x06alarms\x12\x14\n" +
+	"\x05files\x18\t \x01(\x04R\x05files\x12\x14\n" +
+	"\x05bytes\x18\n" +
+	" \x01(\x04R\x05bytes\"9\n" +
 	"\x05Files\x120\n" +
 	"\x05files\x18\x01 \x03(\v2\x1a.pebbledash.backup.v1.FileR\x05files\"F\n" +
 	"\x04File\x12\x12\n" +

@@ -42,8 +42,6 @@ type Checkpoint struct {
 	// Revision is that of the backup: the files have every change up to it, and of later
 	// ones some. Compacted is the compacted revision.
 	Revision, Compacted int64
-	// Strays is what mvcc.Strays has returned.
-	Strays []int64
 	// Files are sorted by name.
 	Files []CheckpointFile
 }
@@ -87,10 +85,6 @@ func (m *Member) Checkpoint(ctx context.Context) (_ *Checkpoint, err error) {
 	defer cancel()
 	defer context.AfterFunc(m.stopCtx, cancel)()
 	for {
-		// NB: before the revision is chosen.
-		if c.Strays, err = mvcc.Strays(m.stores()); err != nil {
-			return nil, err
-		}
 		if c.Revision, err = m.backupRevision(ctx); err != nil {
 			return nil, err
 		}
@@ -99,9 +93,6 @@ func (m *Member) Checkpoint(ctx context.Context) (_ *Checkpoint, err error) {
 		}
 		c.dir = m.cfg.FS.PathJoin(m.dir.CheckpointsDir(), fmt.Sprintf("%016x", rand.Uint64()))
 		if err := engine.Checkpoint(m.state, c.dir); err != nil {
-			return nil, err
-		}
-		if err := c.keepStrays(); err != nil {
 			return nil, err
 		}
 		// Nothing above what is compacted now can be missing, for the files are older. A
@@ -113,18 +104,6 @@ func (m *Member) Checkpoint(ctx context.Context) (_ *Checkpoint, err error) {
 			return nil, err
 		}
 	}
-}
-
-// keepStrays forgets the strays that are none any more: a lease that was being revoked
-// looked like one, between what core has of it and what the keys' group has. Its keys had
-// it still at the backup's revision.
-func (c *Checkpoint) keepStrays() error {
-	if len(c.Strays) == 0 {
-		return nil
-	}
-	now, err := mvcc.Strays(c.m.stores())
-	c.Strays = slices.DeleteFunc(c.Strays, func(id int64) bool { return !slices.Contains(now, id) })
-	return err
 }
 
 // compactedFor is the greatest revision below which rows may be missing in any group.

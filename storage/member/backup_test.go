@@ -48,7 +48,7 @@ func backUp(t *testing.T, m *member.Member, fs engine.FS) *repository.Manifest {
 	}
 	manifest := &repository.Manifest{
 		ClusterID: member.FormatID(cp.ClusterID), Member: cp.Name, Revision: cp.Revision, Compacted: cp.Compacted,
-		Routes: cp.Routes, Strays: cp.Strays,
+		Routes: cp.Routes,
 	}
 	require.NoError(t, to.Finish(manifest, time.Unix(1e9, 0)))
 	require.NoError(t, cp.Close())
@@ -136,7 +136,6 @@ func TestBackup(t *testing.T) {
 }
 
 func TestBackupBesideWrites(t *testing.T) {
-	t.Skip("known bug: beside revokes a restored key may name a lease that is not there, rarely, more often on a busy machine")
 	fs := engine.NewMem()
 	besideWrites(t, func(m *member.Member) *member.Member { return fromBackup(t, backUp(t, m, fs), fs, 0) })
 }

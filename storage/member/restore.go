@@ -264,7 +264,7 @@ func adopt(ctx context.Context, cfg RestoreConfig, db *engine.DB, groups []mvcc.
 		res.Compacted = res.Revision
 	}
 	_, err := mvcc.Adopt(ctx, db, groups, mvcc.Adoption{
-		At: m.Revision, Revision: res.Revision, Compacted: res.Compacted, Strays: m.Strays, Records: []string{auth.Table, alarm.Table},
+		At: m.Revision, Revision: res.Revision, Compacted: res.Compacted, Records: []string{auth.Table, alarm.Table},
 	})
 	return err
 }

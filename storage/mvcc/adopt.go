@@ -19,9 +19,6 @@ type Adoption struct {
 	//
 	// Invariant: At <= Revision, Compacted <= Revision.
 	Revision, Compacted int64
-	// Strays are the leases that keys named, and that were not there, before the
-	// backup's revision was chosen; see Strays.
-	Strays []int64
 	// Records are the tables of records that are kept.
 	Records []string
 }
@@ -60,7 +57,8 @@ type adopter struct {
 //  3. Leases have no revision: those of the checkpoint stay. One that was revoked
 //     after the backup's revision has left its keys, by step 1 or because their group had
 //     not come to it, and would leave them for ever: it is made again with what is left
-//     of it at least, so that they expire.
+//     of it at least, so that they expire. So etcd's snapshots have it, too
+//     (storage/backup, noteLease).
 func Adopt(ctx context.Context, db *engine.DB, groups []GroupID, a Adoption) (Adopted, error) {
 	ad := &adopter{Adoption: a, ctx: ctx, db: db, batch: db.NewBatch()}
 	defer func() { _ = ad.batch.Close() }()
@@ -204,10 +202,7 @@ func (ad *adopter) core() error {
 // too, in case the lease of that name is another one by now.
 func (ad *adopter) leases(g GroupID) error {
 	s := &Store{db: ad.db, group: g}
-	return s.AttachedLeases(func(id int64) error {
-		if slices.Contains(ad.Strays, id) {
-			return nil
-		}
+	return s.attachedLeases(func(id int64) error {
 		there, err := hasLease(ad.db, id)
 		if err != nil {
 			return err
@@ -240,10 +235,10 @@ func hasLease(db *engine.DB, id int64) (bool, error) {
 	return true, closer.Close()
 }
 
-// AttachedLeases calls fn with every lease that keys are attached to, in the order of
+// attachedLeases calls fn with every lease that keys are attached to, in the order of
 // their ids: also of those that there are not. Its work grows with their number, not with
 // that of the keys.
-func (s *Store) AttachedLeases(fn func(id int64) error) error {
+func (s *Store) attachedLeases(fn func(id int64) error) error {
 	lower, upper := s.group.bounds(tableAttach)
 	it, err := s.db.NewIter(&engine.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
@@ -266,22 +261,4 @@ func (s *Store) AttachedLeases(fn func(id int64) error) error {
 		return fmt.Errorf("mvcc: leases of keys: %w", err)
 	}
 	return nil
-}
-
-// Strays returns the leases that keys of the stores name, and that there are not. There
-// are none, but for keys that were restored so: their keys do not expire.
-func Strays(stores []*Store) (ids []int64, err error) {
-	for _, s := range stores {
-		err := s.AttachedLeases(func(id int64) error {
-			there, err := hasLease(s.db, id)
-			if !there && err == nil && !slices.Contains(ids, id) {
-				ids = append(ids, id)
-			}
-			return err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return ids, nil
 }

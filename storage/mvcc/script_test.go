@@ -155,18 +155,14 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		}
 		return fmt.Sprintf("applied to entry %d, then replayed to %d", first, len(s.log))
 
-	// adopt at=REVISION [revision=N] [compacted=N] [strays=ID] makes the store that of a
+	// adopt at=REVISION [revision=N] [compacted=N] makes the store that of a
 	// new member, as it was at a revision.
 	case "adopt":
 		var a mvcc.Adoption
-		var stray int64
 		d.ScanArgs(t, "at", &a.At)
 		a.Revision = a.At
 		d.MaybeScanArgs(t, "revision", &a.Revision)
 		d.MaybeScanArgs(t, "compacted", &a.Compacted)
-		if d.MaybeScanArgs(t, "strays", &stray) {
-			a.Strays = []int64{stray}
-		}
 		found, err := mvcc.Adopt(t.Context(), s.db, []mvcc.GroupID{mvcc.CoreGroup}, a)
 		if err != nil {
 			return "error: " + err.Error()

@@ -36,10 +36,7 @@ type Manifest struct {
 	Compacted int64 `json:"compacted"`
 	// Routes is the cluster's route.Table.
 	Routes string `json:"routes"`
-	// Strays are leases that keys named, and that there were not (mvcc.Strays).
-	Strays []int64 `json:"strays,omitempty"`
-	// Alarms are those that were raised, for people: they are not restored, for they are of
-	// members that will be no more, and a quota that is reached raises its own.
+	// Alarms are those that were raised, for people: the files have them, too.
 	Alarms []string `json:"alarms,omitempty"`
 	// BasedOn is the backup before in the repository, "" if there was none; NewBytes is
 	// what this one has added.
