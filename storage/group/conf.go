@@ -121,10 +121,13 @@ func (a *applier) conf(batch *mvcc.Batch, e *raftpb.Entry) error {
 	if err != nil {
 		return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 	}
-	if epoch, _, _ := batch.Place(); guard.epoch != epoch || guard.from != a.g.Replicas().digest() {
+	forced := guard == forcedGuard
+	if epoch, _, _ := batch.Place(); !forced && (guard.epoch != epoch || guard.from != a.g.Replicas().digest()) {
 		cc.NodeId = nil // raft's way to apply none
 	}
-	if a.g.cfg.ID == mvcc.CoreGroup && cc.GetNodeId() != 0 {
+	// One that is forced does not know the row of the member that stays.
+	keepRow := forced && cc.GetType() != raftpb.ConfChangeRemoveNode
+	if a.g.cfg.ID == mvcc.CoreGroup && cc.GetNodeId() != 0 && !keepRow {
 		// NB: a member that was removed keeps a row, which is empty.
 		if cc.GetType() == raftpb.ConfChangeRemoveNode {
 			row = nil

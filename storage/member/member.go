@@ -41,6 +41,9 @@ type Config struct {
 	ClusterToken   string
 	// Join says that the member joins a cluster that is there.
 	Join bool
+	// ForceNewCluster makes the member of a data directory that has one the only member of
+	// its cluster, which has lost its quorum for good. What only the others have is lost.
+	ForceNewCluster bool
 	// Routes are the cluster's, nil for core alone. All members must have the
 	// same.
 	Routes *route.Table
@@ -251,6 +254,9 @@ func (m *Member) open(ctx context.Context) error {
 		return err
 	}
 	if err := m.openParts(); err != nil {
+		return err
+	}
+	if err := m.forceNewCluster(); err != nil {
 		return err
 	}
 	m.leases.Lessor = lease.New(lease.Config{Clock: m.cfg.Clock, Registerer: m.cfg.Registerer})

@@ -62,12 +62,9 @@ func TestErrors(t *testing.T) {
 			stderr: "error: \"start\" is not a flag\nsee pebbledash --help\n",
 		},
 		{
-			name: "a flag of etcd that can't be left out", args: []string{"-force-new-cluster"}, code: exitFailed,
-			stderr: "error: --force-new-cluster=true is not possible: take a snapshot of a member that still runs, " +
-				"which gives what it has also when it is alone, so don't stop it before " +
-				"(etcdctl --endpoints=URL snapshot save FILE), or your last one; " +
-				"make the data directory of a new cluster of that (pebbledash snapshot restore FILE --data-dir=NEW), " +
-				"and start with it\n",
+			name: "a flag of etcd that can't be left out", args: []string{"-discovery-srv=example.org"}, code: exitFailed,
+			stderr: "error: --discovery-srv=\"example.org\" is not possible: the members are named by --initial-cluster; " +
+				"there is no discovery service\n",
 		},
 		{
 			name: "a configuration file that is not there", args: []string{"-config-file=/nowhere/etcd.yml"}, code: exitFailed,

@@ -88,10 +88,10 @@ func start(t *testing.T, binary, dir string, ps []place, i int) *server.Server {
 	return s
 }
 
-func launch(ctx context.Context, binary, dir string, ps []place, i int) (*server.Server, error) {
+func launch(ctx context.Context, binary, dir string, ps []place, i int, args ...string) (*server.Server, error) {
 	return server.Start(ctx, server.Config{
 		Binary: binary, Name: fmt.Sprintf("m%d", i), DataDir: dir, LogPath: dir + ".log",
-		ClientURL: ps[i].client, PeerURL: ps[i].peer, InitialCluster: initialCluster(ps),
+		ClientURL: ps[i].client, PeerURL: ps[i].peer, InitialCluster: initialCluster(ps), Args: args,
 	})
 }
 
@@ -359,8 +359,8 @@ func TestRoundTrip(t *testing.T) {
 	require.Equal(t, want.Revision+1, r.Header.Revision)
 }
 
-// TestLastMember goes on with what one member of three has when the others are lost: what
-// --force-new-cluster tells to do. Everything that it has shown is there.
+// TestLastMember goes on with what one member of three has when the others are lost, by a
+// snapshot of it and by --force-new-cluster. Everything that it has shown is there.
 func TestLastMember(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts four members")
@@ -387,16 +387,21 @@ func TestLastMember(t *testing.T) {
 	run(t, b.etcdctl, "--endpoints="+three[2].client, "--command-timeout=60s", "snapshot", "save", dir("left.db"))
 	stop(t, members[2])
 
+	goesOn := func(m *server.Server) {
+		c := client(t, m.Endpoint(), "")
+		r, err := c.Get(t.Context(), "\x00", clientv3.WithFromKey())
+		require.NoError(t, err)
+		require.Len(t, r.Kvs, 200)
+		require.Equal(t, last, r.Header.Revision)
+		put, err := c.Put(t.Context(), "new", "1")
+		require.NoError(t, err)
+		require.Equal(t, last+1, put.Header.Revision)
+		stop(t, m)
+	}
 	one := places(t, 1)
 	restore(t, b.pebbledash, dir("left.db"), dir("one"), one, 0)
-	m := start(t, b.pebbledash, dir("one"), one, 0)
-	again := client(t, one[0].client, "")
-	r, err := again.Get(t.Context(), "\x00", clientv3.WithFromKey())
+	goesOn(start(t, b.pebbledash, dir("one"), one, 0))
+	forced, err := launch(t.Context(), b.pebbledash, dir("three-2"), three, 2, "--force-new-cluster")
 	require.NoError(t, err)
-	require.Len(t, r.Kvs, 200)
-	require.Equal(t, last, r.Header.Revision)
-	put, err := again.Put(t.Context(), "new", "1")
-	require.NoError(t, err)
-	require.Equal(t, last+1, put.Header.Revision)
-	stop(t, m)
+	goesOn(forced)
 }

@@ -26,6 +26,7 @@ type ClusterOptions struct {
 	ClusterState      string
 	ClusterToken      string
 
+	ForceNewCluster     bool
 	StrictReconfigCheck bool
 	MaxLearners         int
 }
@@ -50,6 +51,8 @@ func (o *ClusterOptions) AddFlags(fs *pflag.FlagSet) {
 		"\"new\", or \"existing\" to join a cluster. Of no meaning once the data directory holds a member.")
 	fs.StringVar(&o.ClusterToken, "initial-cluster-token", o.ClusterToken,
 		"Tells clusters apart that were started with the same URLs.")
+	fs.BoolVar(&o.ForceNewCluster, "force-new-cluster", o.ForceNewCluster,
+		"Make this member the only one of its cluster, when the others are lost for good: they must never be started again. Give it for one start.")
 	fs.BoolVar(&o.StrictReconfigCheck, "strict-reconfig-check", o.StrictReconfigCheck,
 		"Refuse changes of the members that would cost the quorum.")
 	fs.IntVar(&o.MaxLearners, "max-learners", o.MaxLearners, "Most members that do not vote.")
@@ -105,6 +108,7 @@ func (o *ClusterOptions) applyTo(c *CompletedConfig) {
 	}
 	c.InitialClusterToken = o.ClusterToken
 	c.NewCluster = o.ClusterState == clusterStateNew
+	c.ForceNewCluster = o.ForceNewCluster
 	c.StrictReconfigCheck = o.StrictReconfigCheck
 	c.MaxLearners = o.MaxLearners
 }

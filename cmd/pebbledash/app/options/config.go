@@ -35,6 +35,8 @@ type CompletedConfig struct {
 	HeartbeatInterval time.Duration
 	// ElectionTimeout is at least five heartbeat intervals.
 	ElectionTimeout time.Duration
+	// ForceNewCluster makes this member the only one of a cluster that has lost its quorum.
+	ForceNewCluster bool
 	// StrictReconfigCheck refuses changes of the members that would cost the
 	// quorum.
 	StrictReconfigCheck bool

@@ -54,12 +54,6 @@ var inheritedFlags = []inherited{
 	{name: "discovery-token", standard: "", why: whyDiscovery, refused: true},
 	{name: "discovery-user", standard: "", why: whyDiscovery},
 	{name: "downgrade-check-time", standard: 5 * time.Second, why: "the store is not downgraded in place"},
-	{
-		name: "force-new-cluster", standard: false, refused: true,
-		why: "take a snapshot of a member that still runs, which gives what it has also when it is alone, so don't stop it before" +
-			" (etcdctl --endpoints=URL snapshot save FILE), or your last one;" +
-			" make the data directory of a new cluster of that (pebbledash snapshot restore FILE --data-dir=NEW), and start with it",
-	},
 	{name: "max-snapshots", standard: uint(5), why: "the state is its own snapshot: no files of them are kept"},
 	{name: "max-wals", standard: uint(5), why: "the log is truncated by what the state has made durable (--snapshot-count)"},
 	{name: "memory-mlock", standard: false, why: "no file of data is mapped into memory"},

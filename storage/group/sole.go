@@ -1,0 +1,128 @@
+package group
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pebbledash/pebbledash/storage/engine"
+	"github.com/pebbledash/pebbledash/storage/mvcc"
+)
+
+// ErrNoReplica says that a member has no replica of a group, or none any more.
+var ErrNoReplica = errors.New("group: no replica")
+
+// forcedGuard is the guard of a change that was not proposed to anybody, and is true
+// wherever it is in the log.
+var forcedGuard = confGuard{epoch: ^uint64(0)}
+
+// MakeSole makes member the only replica of the group whose state is in store, as of the
+// log's last entry, and returns the others, of which there may be none. Everything that
+// the log has counts as committed: who has lost the others can't tell what was. It is
+// durable when it returns. The error is ErrNoReplica if member has none.
+//
+// The others must never run again. The caller needs nothing of the sort if a quorum is
+// there. To be called before the group is opened.
+func (l *Log) MakeSole(member uint64, store *mvcc.Store) (others []uint64, err error) {
+	if err := l.finishRestore(store); err != nil {
+		return nil, err
+	}
+	replicas, err := l.possibleReplicas(store, member)
+	if err != nil {
+		return nil, err
+	}
+	if !replicas[member] {
+		return nil, ErrNoReplica
+	}
+	delete(replicas, member)
+	if others = slices.Sorted(maps.Keys(replicas)); len(others) == 0 {
+		return nil, nil
+	}
+	l.mu.Lock()
+	last, term := l.last, l.hard.GetTerm()+1
+	l.mu.Unlock()
+	// A learner has to vote before the last of the others goes.
+	changes := []*raftpb.ConfChange{{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: &member}}
+	for _, id := range others {
+		changes = append(changes, &raftpb.ConfChange{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: &id})
+	}
+	m := &raftpb.Message{Term: &term, Vote: &member}
+	for i, cc := range changes {
+		cc.Context = forcedGuard.append(nil)
+		data, err := proto.Marshal(cc)
+		if err != nil {
+			return nil, fmt.Errorf("group: make sole: %w", err)
+		}
+		m.Entries = append(m.Entries, &raftpb.Entry{
+			Index: proto.Uint64(last + uint64(i) + 1), Term: &term, Type: raftpb.EntryConfChange.Enum(), Data: data,
+		})
+	}
+	m.Commit = proto.Uint64(last + uint64(len(changes)))
+	batch := l.db.NewBatch()
+	defer func() { _ = batch.Close() }()
+	l.encode(batch, m)
+	if err := batch.Commit(engine.Sync); err != nil {
+		return nil, fmt.Errorf("group: make sole: %w", err)
+	}
+	l.stable(m)
+	return others, nil
+}
+
+// possibleReplicas returns who may have a replica: by the state's configuration, or by a
+// change of it in the log behind the state, whether or not that takes effect. It is
+// ErrNoReplica if the log has that member goes.
+func (l *Log) possibleReplicas(store *mvcc.Store, member uint64) (map[uint64]bool, error) {
+	row, err := store.ConfState()
+	if err != nil {
+		return nil, err
+	}
+	now, err := DecodeReplicas(row)
+	if err != nil {
+		return nil, err
+	}
+	all := map[uint64]bool{}
+	for _, id := range slices.Concat(now.Voters, now.Learners) {
+		all[id] = true
+	}
+	l.mu.Lock()
+	lower, upper := max(l.truncated, store.Applied().Index)+1, l.last+1
+	l.mu.Unlock()
+	it, err := l.db.NewIter(&engine.IterOptions{LowerBound: l.entryKey(nil, lower), UpperBound: l.entryKey(nil, upper)})
+	if err != nil {
+		return nil, fmt.Errorf("group: read log: %w", err)
+	}
+	defer func() { _ = it.Close() }()
+	for ok := it.First(); ok; ok = it.Next() {
+		e, err := l.decode(it)
+		if err != nil {
+			return nil, err
+		}
+		if e.GetType() != raftpb.EntryConfChange {
+			continue
+		}
+		cc := &raftpb.ConfChange{}
+		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
+			return nil, fmt.Errorf("group: entry %d: %w", e.GetIndex(), err)
+		}
+		guard, _, err := splitGuard(cc.GetContext())
+		if err != nil {
+			return nil, fmt.Errorf("group: entry %d: %w", e.GetIndex(), err)
+		}
+		switch removes := cc.GetType() == raftpb.ConfChangeRemoveNode; {
+		case removes && cc.GetNodeId() == member:
+			return nil, ErrNoReplica
+		case removes && guard == forcedGuard:
+			delete(all, cc.GetNodeId())
+		case !removes:
+			all[cc.GetNodeId()] = true
+		}
+	}
+	if err := it.Error(); err != nil {
+		return nil, fmt.Errorf("group: read log: %w", err)
+	}
+	return all, nil
+}
