@@ -109,7 +109,7 @@ func Open(cfg Config) (*DB, error) {
 		fs = vfs.Default
 	}
 	opts := &pebble.Options{
-		FS:                          &failStop{fs, cfg.Fatal},
+		FS:                          &failStop{&longLogs{fs}, cfg.Fatal},
 		FormatMajorVersion:          formatVersion,
 		DisableWAL:                  !cfg.Log,
 		CacheSize:                   cfg.CacheBytes,
