@@ -20,14 +20,10 @@ var ErrNoReplica = errors.New("group: no replica")
 // wherever it is in the log.
 var forcedGuard = confGuard{epoch: ^uint64(0)}
 
-// MakeSole makes member the only replica of the group whose state is in store, as of the
-// log's last entry, and returns the others, of which there may be none. Everything that
-// the log has counts as committed: who has lost the others can't tell what was. It is
-// durable when it returns. The error is ErrNoReplica if member has none.
-//
-// The others must never run again. The caller needs nothing of the sort if a quorum is
-// there. To be called before the group is opened.
-func (l *Log) MakeSole(member uint64, store *mvcc.Store) (others []uint64, err error) {
+// Others returns who may have a replica of the group besides member: by the configuration
+// of its state, which is in store, or by the log behind that. The error is ErrNoReplica if
+// member has none itself. To be called before the group is opened.
+func (l *Log) Others(member uint64, store *mvcc.Store) ([]uint64, error) {
 	if err := l.finishRestore(store); err != nil {
 		return nil, err
 	}
@@ -39,9 +35,15 @@ func (l *Log) MakeSole(member uint64, store *mvcc.Store) (others []uint64, err e
 		return nil, ErrNoReplica
 	}
 	delete(replicas, member)
-	if others = slices.Sorted(maps.Keys(replicas)); len(others) == 0 {
-		return nil, nil
-	}
+	return slices.Sorted(maps.Keys(replicas)), nil
+}
+
+// MakeSole makes member the only replica of the group, without the others (Others), as of
+// the log's last entry. Everything that the log has counts as committed: who has lost the
+// others can't tell what was. It is durable when it returns.
+//
+// The others must never run again. To be called before the group is opened.
+func (l *Log) MakeSole(member uint64, others []uint64) error {
 	l.mu.Lock()
 	last, term := l.last, l.hard.GetTerm()+1
 	l.mu.Unlock()
@@ -55,7 +57,7 @@ func (l *Log) MakeSole(member uint64, store *mvcc.Store) (others []uint64, err e
 		cc.Context = forcedGuard.append(nil)
 		data, err := proto.Marshal(cc)
 		if err != nil {
-			return nil, fmt.Errorf("group: make sole: %w", err)
+			return fmt.Errorf("group: make sole: %w", err)
 		}
 		m.Entries = append(m.Entries, &raftpb.Entry{
 			Index: proto.Uint64(last + uint64(i) + 1), Term: &term, Type: raftpb.EntryConfChange.Enum(), Data: data,
@@ -66,10 +68,10 @@ func (l *Log) MakeSole(member uint64, store *mvcc.Store) (others []uint64, err e
 	defer func() { _ = batch.Close() }()
 	l.encode(batch, m)
 	if err := batch.Commit(engine.Sync); err != nil {
-		return nil, fmt.Errorf("group: make sole: %w", err)
+		return fmt.Errorf("group: make sole: %w", err)
 	}
 	l.stable(m)
-	return others, nil
+	return nil
 }
 
 // possibleReplicas returns who may have a replica: by the state's configuration, or by a

@@ -2,14 +2,10 @@ package member
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/pebbledash/pebbledash/storage/group"
 )
-
-// instead is what to do where a member can't go on alone.
-const instead = "start another one so, or go by a snapshot (pebbledash snapshot restore)"
 
 // forceNewCluster makes this member the only one, if that is asked for: in every group, as
 // of the last entry that its log has, committed or not. The others are removed as if they
@@ -25,24 +21,35 @@ func (m *Member) forceNewCluster() error {
 		return err
 	}
 	if slices.Contains(removed, m.id.MemberID) {
-		return fmt.Errorf("--force-new-cluster: %w: %s", ErrRemoved, instead)
+		return errNotSole
 	}
+	others := make([][]uint64, len(m.parts))
 	alone := true
-	for i := range m.parts {
-		p := m.parts[len(m.parts)-1-i]
-		others, err := p.log.MakeSole(m.id.MemberID, p.store)
-		switch {
-		case errors.Is(err, group.ErrNoReplica):
-			return fmt.Errorf("--force-new-cluster: this member has no replica of the group %s, or was to be removed: %s", p.name, instead)
-		case err != nil:
+	for i, p := range m.parts {
+		others[i], err = p.log.Others(m.id.MemberID, p.store)
+		if errors.Is(err, group.ErrNoReplica) {
+			return errNotSole
+		}
+		if err != nil {
 			return err
 		}
-		alone = alone && len(others) == 0
+		alone = alone && len(others[i]) == 0
 	}
 	if alone {
 		m.cfg.Logger.Warn("--force-new-cluster has nothing to do: this member is the only one; start it without")
 		return nil
 	}
+	for i, p := range slices.Backward(m.parts) {
+		if len(others[i]) == 0 {
+			continue
+		}
+		if err := p.log.MakeSole(m.id.MemberID, others[i]); err != nil {
+			return err
+		}
+	}
 	m.cfg.Logger.Warn("this member is the only one of its cluster now: never start the others again, but delete their data directories and add them anew; from now on start this one without --force-new-cluster")
 	return nil
 }
+
+var errNotSole = errors.New("--force-new-cluster: this member was removed, was being removed, or was never quite added:" +
+	" start another one so, or go by a snapshot (pebbledash snapshot restore)")

@@ -90,5 +90,5 @@ func TestForceNewClusterIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	c.stopped(gone)
 	force = gone.name
-	gone.refused("was removed")
+	gone.refused("--force-new-cluster: this member was removed, was being removed, or was never quite added")
 }
