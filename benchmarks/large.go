@@ -60,7 +60,7 @@ func runLarge(ctx context.Context, t *turn) (err error) {
 		return err
 	}
 	took := time.Since(began)
-	peak, idle, err := peakAndIdle(server)
+	peak, idle, err := peakAndRest(ctx, server)
 	if err != nil {
 		return err
 	}
@@ -103,10 +103,28 @@ func restartLarge(ctx context.Context, server process.Cluster, key []byte, one s
 	if len(r.Kvs) != 1 {
 		return fmt.Errorf("%s is lost", key)
 	}
-	peak, idle, err := peakAndIdle(server)
+	peak, idle, err := peakAndRest(ctx, server)
 	if err != nil {
 		return err
 	}
 	one[restartPeak], one[restartMiB] = mib(peak), mib(idle)
 	return nil
+}
+
+// restTime is for how long a server has nothing to do before its memory counts as idle:
+// what a busy time has left it may give back later.
+const restTime = 30 * time.Second
+
+// peakAndRest is peakAndIdle after restTime.
+func peakAndRest(ctx context.Context, server process.Cluster) (peak, idle int64, err error) {
+	if peak, _, err = peakAndIdle(server); err != nil {
+		return 0, 0, err
+	}
+	select {
+	case <-time.After(restTime):
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	}
+	_, idle, err = peakAndIdle(server)
+	return peak, idle, err
 }

@@ -24,14 +24,8 @@ import (
 	"github.com/pebbledash/pebbledash/storage/route"
 )
 
-const (
-	// heapFloor is what the collector takes the heap to hold besides what it
-	// does. Without it, with little data, it would run many times a second and
-	// shrink the stacks of waiting calls each time: a third of the CPU of a get.
-	heapFloor = 128 << 20
-	// streamWorkers stay to serve calls, with the stack that they have grown.
-	streamWorkers = 256
-)
+// streamWorkers stay to serve calls, with the stack that they have grown.
+const streamWorkers = 256
 
 // crowded is how many processors are few: from there on Go has as many threads as
 // there are processors, which is its default.
@@ -184,6 +178,7 @@ func open(env *Env) (server, error) {
 	if c.CompactionPeriod > 0 || c.CompactionRevisions > 0 {
 		j.compact()
 	}
+	j.keepHeap()
 	serving.InstallPages(j.gateway.Ops(), c.Flags, ver, etcdversion.Version)
 	return j, nil
 }
