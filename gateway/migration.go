@@ -258,6 +258,10 @@ func (m *migrations) mustBeFrom(clusterID uint64) error {
 
 // Mirror takes batches over, one after another.
 func (s *migrationServer) Mirror(stream grpc.BidiStreamingServer[migrationpb.MirrorRequest, migrationpb.MirrorResponse]) error {
+	// Once before anything is taken, and below for each batch.
+	if err := s.permitted(stream.Context(), admin); err != nil {
+		return err
+	}
 	select {
 	case token := <-s.mirrors:
 		defer func() { s.mirrors <- token }()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net/url"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
 	"github.com/pebbledash/pebbledash/gateway/migrationpb"
@@ -68,6 +70,8 @@ func connect(ctx context.Context, e Endpoint, attempt int) (*cluster, error) {
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
+		// Who loses power says nothing.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 10 * time.Second}),
 	}
 	conn, err := grpc.NewClient(u.Host, options...)
 	if err != nil || e.User == "" {
@@ -102,10 +106,17 @@ func (c *cluster) head(ctx context.Context) (*pb.ResponseHeader, error) {
 	return r.GetHeader(), err
 }
 
-// isPebbledash says whether there is the Migration service.
-func (c *cluster) isPebbledash(ctx context.Context) bool {
+// isPebbledash says whether there is the Migration service, which not everybody may use.
+func (c *cluster) isPebbledash(ctx context.Context) (bool, error) {
 	_, err := c.migration.Status(ctx, &migrationpb.StatusRequest{})
-	return status.Code(err) != codes.Unimplemented
+	switch status.Code(err) {
+	case codes.OK, codes.PermissionDenied:
+		return true, nil
+	case codes.Unimplemented:
+		return false, nil
+	default:
+		return false, err
+	}
 }
 
 // leases returns the ids of all leases.

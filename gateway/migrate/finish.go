@@ -32,6 +32,8 @@ type Finished struct {
 	Lost int64
 	// Users says that users and roles came over; authentication is as at the source.
 	Users bool
+	// asked says that the destination was asked to finish.
+	asked bool
 }
 
 // Finish waits until the destination has what the source has now, compares the two,
@@ -49,7 +51,23 @@ func Finish(ctx context.Context, cfg Config, force bool) (done Finished, err err
 		done, err = m.finish(ctx, force)
 		return err
 	})
+	if errors.Is(err, ErrFinished) && done.asked {
+		return done, lostSince(ctx, cfg.From, &done) // only the answer was lost
+	}
 	return done, err
+}
+
+// lostSince fills in how many revisions a source has gone on since.
+func lostSince(ctx context.Context, from Endpoint, done *Finished) error {
+	c, err := connect(ctx, from, 0)
+	if err != nil {
+		return fmt.Errorf("the migration was finished, at revision %d, but the source can't be asked whether it has gone on: %w", done.Revision, err)
+	}
+	defer c.close()
+	if now, err := c.head(ctx); err == nil {
+		done.Lost = now.Revision - done.Revision
+	}
+	return nil
 }
 
 func (m *mirror) finish(ctx context.Context, force bool) (done Finished, err error) {
@@ -73,6 +91,8 @@ func (m *mirror) finish(ctx context.Context, force bool) (done Finished, err err
 	if err := m.batch.drain(ctx); err != nil {
 		return done, err
 	}
+	// More may have come with it than was there when it was asked.
+	done.Revision = max(done.Revision, m.batch.answered)
 	if done.Leases, err = m.compareLeases(ctx); err != nil {
 		return done, err
 	}
@@ -89,6 +109,7 @@ func (m *mirror) finish(ctx context.Context, force bool) (done Finished, err err
 	if revision, err := m.authRevision(ctx); err != nil || revision != users.revision {
 		return done, errors.Join(err, ErrStillWritten)
 	}
+	done.asked = true
 	_, err = m.dst.migration.Finish(ctx, &migrationpb.FinishRequest{
 		ClusterId: m.source.ClusterId, Revision: done.Revision, Users: users.rows,
 	})

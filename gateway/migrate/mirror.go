@@ -164,7 +164,9 @@ func open(ctx context.Context, cfg Config, n int) (*mirror, context.Context, err
 		}
 		m.head = head.Revision
 		m.source = &migrationpb.Source{ClusterId: head.ClusterId, Name: cfg.From.URLs[0]}
-		m.ours = m.src.isPebbledash(ctx)
+		if m.ours, err = m.src.isPebbledash(ctx); err != nil {
+			return fmt.Errorf("source: %w", err)
+		}
 		m.spool, err = newSpool(cfg.WorkDir)
 		return err
 	}()

@@ -41,7 +41,7 @@ func (m *mirror) snapshot(ctx context.Context, path string, kept bool) (*backup.
 func (m *mirror) keptSnapshot(ctx context.Context, path string) (*backup.File, error) {
 	file, err := backup.Open(ctx, path, false)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w (%s is what was kept of the source: remove it to go on with another)", err, path)
 	}
 	compacted, _, err := file.Compacted()
 	var last int64
@@ -85,6 +85,9 @@ func (m *mirror) fetch(ctx context.Context, path string) (err error) {
 	}
 	if errors.Is(err, io.EOF) {
 		err = nil
+	}
+	if err == nil {
+		err = file.Sync()
 	}
 	err = errors.Join(err, file.Close())
 	if err == nil {

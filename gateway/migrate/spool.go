@@ -27,6 +27,9 @@ type spool struct {
 	// mu guards the fields below, and the file.
 	mu            sync.Mutex
 	read, written int64
+	// whole is up to where responses are: behind it lie fragments of one that has not come
+	// to its end, whose last revision may go on in the next.
+	whole int64
 	// err has ended the writing.
 	err error
 }
@@ -70,7 +73,9 @@ func (s *spool) put(r *pb.WatchResponse, at time.Time) error {
 	if _, err := s.file.WriteAt(record, s.written); err != nil {
 		return err
 	}
-	s.written += int64(len(record))
+	if s.written += int64(len(record)); !r.Fragment {
+		s.whole = s.written
+	}
 	return nil
 }
 
@@ -82,12 +87,12 @@ func (s *spool) end(err error) {
 	s.tell()
 }
 
-// take returns what came first, nil if there is nothing now, or what has ended the
+// take returns what came first, nil if there is nothing whole now, or what has ended the
 // writing once everything is read.
 func (s *spool) take() (*pb.WatchResponse, time.Time, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.read == s.written {
+	if s.read == s.whole {
 		return nil, time.Time{}, s.err
 	}
 	head := make([]byte, spoolHead)
@@ -102,7 +107,7 @@ func (s *spool) take() (*pb.WatchResponse, time.Time, error) {
 		if s.written > spoolShrink {
 			_ = s.file.Truncate(0)
 		}
-		s.read, s.written = 0, 0
+		s.read, s.written, s.whole = 0, 0, 0
 	}
 	r := new(pb.WatchResponse)
 	return r, time.Unix(0, int64(binary.BigEndian.Uint64(head[4:]))), proto.Unmarshal(data, r)
