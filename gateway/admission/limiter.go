@@ -123,6 +123,9 @@ func New(cfg Config) (*Limiter, error) {
 	l.resources.Store(&map[string]*resource{})
 	for _, limit := range cfg.Resources {
 		path := strings.TrimSuffix(limit.Path, "/")
+		if path == other {
+			return nil, fmt.Errorf("admission: %q can have no limit of its own: it is what is told apart no more", other)
+		}
 		if r := l.addResource(path, limit.N); r.gate == nil || r.gate.limit != int64(limit.N) {
 			return nil, fmt.Errorf("admission: %s has two limits", path)
 		}

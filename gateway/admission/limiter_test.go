@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http/httptest"
@@ -654,4 +655,28 @@ func BenchmarkContended(b *testing.B) {
 			_ = serve(ctx, l, req, func() {})
 		}
 	})
+}
+
+// TestResourceCalledOther: a resource can have the name of what is not told apart.
+func TestResourceCalledOther(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	l := newLimiter(t, Config{Registerer: reg, Prefix: "/registry"})
+	for _, key := range []string{"/registry/other/a", "elsewhere"} {
+		require.NoError(t, serve(t.Context(), l, &pb.PutRequest{Key: []byte(key)}, func() {}))
+	}
+	_, err := reg.Gather()
+	require.NoError(t, err)
+	limits, err := ParseResourceLimits("other#3")
+	require.NoError(t, err)
+	_, err = New(Config{Resources: limits})
+	require.ErrorContains(t, err, "\"other\" can have no limit of its own")
+}
+
+// TestAnyLimit: a list's limit can be any number, and takes no fewer seats for that.
+func TestAnyLimit(t *testing.T) {
+	var e estimate
+	for _, limit := range []int64{math.MaxInt64, math.MaxInt64 / 2, 1 << 53} {
+		require.Greater(t, e.width(&pb.RangeRequest{Limit: limit}), unknownSeats, limit)
+	}
+	require.Equal(t, unknownSeats, e.width(&pb.RangeRequest{Limit: -1}))
 }

@@ -42,7 +42,8 @@ func (l *Limiter) resourceOf(key []byte) *resource {
 	if r := known[string(name)]; r != nil {
 		return r
 	}
-	if len(known) >= maxResources || !plain(name) {
+	// What is called as the rest is would be told twice by that name.
+	if len(known) >= maxResources || !plain(name) || string(name) == other {
 		return l.other
 	}
 	return l.addResource(string(name), 0)

@@ -48,15 +48,17 @@ func settle(to *atomic.Int64, seen int64) {
 // width is how many seats a list takes, before the bounds of the gates.
 func (e *estimate) width(r *pb.RangeRequest) int {
 	keys, size := e.keys.Load(), e.bytes.Load()
+	// Clients may send any number.
+	limit := min(max(r.Limit, 0), maxLimit)
 	if keys == 0 {
-		if r.Limit == 0 {
+		if limit == 0 {
 			return unknownSeats
 		}
-		keys = r.Limit
+		keys = limit
 	}
 	walked := keys
-	if r.Limit > 0 {
-		keys = min(keys, r.Limit)
+	if limit > 0 {
+		keys = min(keys, limit)
 	}
 	switch {
 	case r.CountOnly:
