@@ -97,27 +97,49 @@ func (a *applier) do(t task) error {
 	return a.apply(t.m)
 }
 
-// apply applies the entries of one raft message in one batch, and answers.
+// maxBatchBytes is how large a batch may get before what follows goes into another. Raft
+// bounds what it hands out by the size that entries have in the log, where they are
+// compressed.
+const maxBatchBytes = 16 << 20
+
+// apply applies the entries of one raft message, in one batch if they are not too large.
 func (a *applier) apply(m *raftpb.Message) error {
-	entries := m.GetEntries()
-	last := entries[len(entries)-1]
-	batch := a.g.cfg.Store.NewBatch()
-	a.entries = a.entries[:0]
-	note := appliedNote{response: m.GetResponses()[0], term: last.GetTerm()}
-	configured := false
-	for _, e := range entries {
-		if err := a.add(batch, e, &note, &configured); err != nil {
-			batch.Drop()
+	for entries := m.GetEntries(); len(entries) > 0; {
+		n, err := a.applySome(entries, m.GetResponses()[0])
+		if err != nil {
 			return err
 		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// applySome applies the first of the entries in one batch, answers, and returns how many
+// they were. Raft is given its response with the last.
+func (a *applier) applySome(entries []*raftpb.Entry, response *raftpb.Message) (n int, err error) {
+	batch := a.g.cfg.Store.NewBatch()
+	a.entries = a.entries[:0]
+	var note appliedNote
+	configured := false
+	for n < len(entries) && batch.Len() < maxBatchBytes {
+		if err := a.add(batch, entries[n], &note, &configured); err != nil {
+			batch.Drop()
+			return 0, err
+		}
+		n++
+	}
+	last := entries[n-1]
+	note.term = last.GetTerm()
+	if n == len(entries) {
+		note.response = response
 	}
 	if err := batch.SetClosed(a.g.cfg.Line.Closed()); err != nil {
-		return err
+		return 0, err
 	}
 	began := a.g.cfg.Clock.Now()
 	out, err := batch.Commit()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if a.g.cfg.ApplySeconds != nil {
 		a.g.cfg.ApplySeconds.Observe(a.g.cfg.Clock.Since(began).Seconds())
@@ -157,7 +179,7 @@ func (a *applier) apply(m *raftpb.Message) error {
 	if configured {
 		a.g.cfg.Observer.Configured()
 	}
-	return nil
+	return n, nil
 }
 
 // add adds an entry's effects, if it has any and its place is the next

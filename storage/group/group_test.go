@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
@@ -87,7 +89,7 @@ func TestRestartReplays(t *testing.T) {
 	}
 }
 
-// TestReplayPublishesNothingTwice: what the state holds already is not applied
+// TestReplayBeginsBehindTheState: what the state holds already is not applied
 // again.
 func TestReplayBeginsBehindTheState(t *testing.T) {
 	fs := engine.NewMem()
@@ -109,6 +111,41 @@ func TestReplayBeginsBehindTheState(t *testing.T) {
 	require.Len(t, r.seen.events, 5)
 	require.EqualValues(t, 12, r.seen.events[0].Kv.ModRevision)
 	require.Greater(t, r.AppliedIndex(), applied)
+}
+
+// TestLargeMessage: entries that are small in the log only because they are compressed do
+// not all go into one batch, and raft is answered once.
+func TestLargeMessage(t *testing.T) {
+	r := startReplica(t, engine.NewMem())
+	for i := range 5 {
+		r.do(t, &evaluate.Put{Key: fmt.Append(nil, i), Value: make([]byte, maxBatchBytes*2/5)})
+	}
+	first, err := r.log.FirstIndex()
+	require.NoError(t, err)
+	last, err := r.log.LastIndex()
+	require.NoError(t, err)
+	entries, err := r.log.Entries(first, last+1, math.MaxUint64)
+	require.NoError(t, err)
+	r.stop(t)
+	size := 0
+	for _, e := range entries {
+		size += len(e.GetData())
+	}
+	require.Less(t, size, maxBatchBytes)
+
+	again := makeReplica(t, nil, engine.NewMem(), 1, []uint64{1}, nil)
+	response := &raftpb.Message{}
+	require.NoError(t, again.applier.apply(&raftpb.Message{Entries: entries, Responses: []*raftpb.Message{response}}))
+	require.Equal(t, 2, again.seen.batches)
+	require.Len(t, again.seen.events, 5)
+	require.Equal(t, last, again.AppliedIndex())
+	var box letters
+	again.inbox.take(&box)
+	require.Len(t, box.applied, 2)
+	require.Nil(t, box.applied[0].response)
+	require.Same(t, response, box.applied[1].response)
+	again.writer.Close()
+	again.files.close(t)
 }
 
 // TestCanceled gives up waiting.
@@ -343,7 +380,7 @@ func waitForGoroutines(t *testing.T, n int) {
 	t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), n, stacks[:runtime.Stack(stacks, true)])
 }
 
-// TestFailedLogAnswersNobody breaks the log's disk: what was not durable is not
+// TestFailedLog breaks the log's disk: what was not durable is not
 // acknowledged, whoever waits is told when the replica stops, and what was
 // acknowledged is there after a restart.
 func TestFailedLog(t *testing.T) {

@@ -53,6 +53,8 @@ func idleWriter(db *engine.DB) *LogWriter {
 type seen struct {
 	mu     sync.Mutex // guards the fields below
 	events []*mvccpb.Event
+	// batches counts the calls of Applied.
+	batches int
 	// leads are the terms of Leads, fences the epochs of Fenced.
 	leads, fences []uint64
 	leases        map[int64]bool
@@ -63,6 +65,7 @@ func (s *seen) Applied(_ uint64, out *mvcc.Outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.events = append(s.events, out.Events...)
+	s.batches++
 	for _, l := range out.Leases {
 		if s.leases == nil {
 			s.leases = map[int64]bool{}

@@ -294,6 +294,9 @@ func (b *Batch) SetConfState(state []byte) error {
 	return b.pb.Set(b.store.group.metaKey(metaConfState), state, nil)
 }
 
+// Len is how many bytes the batch has.
+func (b *Batch) Len() int { return b.pb.Len() }
+
 // Commit applies the batch and lets readers see it. It is not synced: the log
 // is. It must not be called again, whatever it returns.
 func (b *Batch) Commit() (Outcome, error) {
