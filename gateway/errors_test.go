@@ -27,6 +27,7 @@ var notShown = map[string]string{
 	"evaluate.ErrCrossing":       "asks the member to run the request over several groups; it does",
 	"evaluate.ErrDrain":          "asks the group to wait; it does",
 	"evaluate.ErrRecordsChanged": "who has checked or written by them does it again",
+	"group.ErrNoReplica":         "--force-new-cluster fails with it",
 	"member.ErrLocked":           "opening fails with it",
 	"peer.ErrBusy":               "the member looks for the sequencer again",
 	"peer.ErrNotSent":            "the member looks for the sequencer again",

@@ -37,6 +37,10 @@ func bindDir(ctx context.Context, dir *DataDir, cfg Config) (Identity, error) {
 		}
 		return known, nil
 	}
+	if cfg.ForceNewCluster {
+		// A mistyped directory would become an empty cluster that serves.
+		return Identity{}, fmt.Errorf("--force-new-cluster: %s holds no member: correct --data-dir, or restore a snapshot there (pebbledash snapshot restore)", cfg.Dir)
+	}
 	if err != nil {
 		return Identity{}, err
 	}

@@ -558,13 +558,13 @@ func (m *Member) checkAdd(members []Info, learner bool) error {
 }
 
 func (m *Member) checkRemove(members []Info, gone Info) error {
+	v := voters(members)
+	if !gone.IsLearner && len(v) == 1 {
+		return ErrNotEnoughStarted // raft has no configuration without a voter
+	}
 	if gone.IsLearner || m.cfg.LaxReconfig {
-		if len(members) == 1 {
-			return ErrNotEnoughStarted
-		}
 		return nil
 	}
-	v := voters(members)
 	rest := slices.DeleteFunc(slices.Clone(v), func(i Info) bool { return i.ID == gone.ID })
 	if n, after := started(rest), len(rest); after == 0 || n < after/2+1 {
 		return ErrNotEnoughStarted
@@ -586,19 +586,9 @@ func (m *Member) checkRemove(members []Info, gone Info) error {
 const caughtUp = 90
 
 func (m *Member) checkPromote(ctx context.Context, learner Info) error {
-	for _, p := range m.parts {
-		got := make(chan map[uint64]group.Progress, 1)
-		if err := p.Progress(func(all map[uint64]group.Progress) { got <- all }); err != nil {
+	for i := range m.parts {
+		if err := m.askCaughtUp(ctx, caughtUpQuestion{Part: i, Learner: learner.ID}); err != nil {
 			return err
-		}
-		select {
-		case all := <-got:
-			pr, ok := all[learner.ID]
-			if !ok || pr.Match*100 < pr.Last*caughtUp || !pr.Active {
-				return ErrLearnerNotReady
-			}
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 	if m.cfg.LaxReconfig {
@@ -609,6 +599,60 @@ func (m *Member) checkPromote(ctx context.Context, learner Info) error {
 		return ErrNotEnoughStarted
 	}
 	return nil
+}
+
+// caughtUpQuestion asks who leads a group whether a learner is in sync there.
+type caughtUpQuestion struct {
+	// Part is the group's place in the order of their ids.
+	Part    int    `json:"part"`
+	Learner uint64 `json:"learner"`
+}
+
+// askCaughtUp returns ErrLearnerNotReady unless the leader of the group, and only it
+// knows, says that the learner is in sync.
+func (m *Member) askCaughtUp(ctx context.Context, q caughtUpQuestion) error {
+	payload, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	switch leader := m.parts[q.Part].Status().Leader; leader {
+	case 0:
+		return ErrLearnerNotReady
+	case m.id.MemberID:
+		_, err = m.serveCaughtUp(ctx, payload)
+		return err
+	default:
+		_, err = m.peers.Call(ctx, leader, methodCaughtUp, payload)
+	}
+	if err != nil && ctx.Err() != nil {
+		return m.cause(ctx)
+	}
+	if err != nil {
+		return ErrLearnerNotReady
+	}
+	return nil
+}
+
+// serveCaughtUp answers a caughtUpQuestion, with nothing if the learner is in sync.
+func (m *Member) serveCaughtUp(ctx context.Context, payload []byte) ([]byte, error) {
+	var q caughtUpQuestion
+	if err := json.Unmarshal(payload, &q); err != nil || q.Part < 0 || q.Part >= len(m.parts) {
+		return nil, errors.New("member: bad question about a learner")
+	}
+	got := make(chan map[uint64]group.Progress, 1)
+	if err := m.parts[q.Part].Progress(func(all map[uint64]group.Progress) { got <- all }); err != nil {
+		return nil, err
+	}
+	select {
+	case all := <-got:
+		pr, ok := all[q.Learner]
+		if !ok || pr.Match*100 < pr.Last*caughtUp || !pr.Active {
+			return nil, ErrLearnerNotReady
+		}
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // publish tells the cluster this member's name and client URLs, as soon as

@@ -816,3 +816,46 @@ func TestJoinIsRefused(t *testing.T) {
 	added.fs = engine.NewMem()
 	added.refused("has already been bootstrapped, but its data directory is empty")
 }
+
+// TestLastVoterStays: a cluster has a voter always, whatever learners there are and however
+// little is checked.
+func TestLastVoterStays(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *member.Config) { cfg.LaxReconfig = true })
+	added := c.add(true)
+	_, _, err := c.nodes[0].MemberAdd(t.Context(), []string{added.url}, true)
+	require.NoError(t, err)
+	_, err = c.nodes[0].MemberRemove(t.Context(), c.nodes[0].id())
+	require.ErrorIs(t, err, member.ErrNotEnoughStarted)
+	c.open(added)
+	_, err = added.MemberRemove(t.Context(), c.nodes[0].id())
+	require.ErrorIs(t, err, member.ErrNotEnoughStarted)
+	_, err = added.MemberRemove(t.Context(), added.id())
+	require.NoError(t, err)
+	c.stopped(added)
+	c.nodes[0].put("k", "v")
+}
+
+// TestPromoteWithSpreadLeaders: whether a learner is in sync is asked of who leads each
+// group.
+func TestPromoteWithSpreadLeaders(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *member.Config) { cfg.SpreadLeaders = true })
+	for i := range 20 {
+		c.nodes[i%3].put(fmt.Sprintf("%s/%d", groupKeys[i%4], i), "x")
+	}
+	added := c.add(true)
+	info, _, err := c.nodes[0].MemberAdd(t.Context(), []string{added.url}, true)
+	require.NoError(t, err)
+	_, err = c.nodes[0].MemberPromote(t.Context(), info.ID)
+	require.ErrorIs(t, err, member.ErrLearnerNotReady)
+	c.open(added)
+	c.eventually(func() bool {
+		leaders := c.nodes[0].GroupLeaders()
+		slices.Sort(leaders)
+		return len(slices.Compact(leaders)) == 3
+	}, "the leads are not spread")
+	c.eventually(func() bool {
+		_, err := c.nodes[1].MemberPromote(t.Context(), info.ID)
+		return err == nil
+	}, "the learner is not ready")
+	c.same()
+}

@@ -92,3 +92,15 @@ func TestForceNewClusterIsRefused(t *testing.T) {
 	force = gone.name
 	gone.refused("--force-new-cluster: this member was removed, was being removed, or was never quite added")
 }
+
+// Without data there is nothing to go on with, and nobody to keep from serving nothing.
+func TestForceNewClusterNeedsData(t *testing.T) {
+	c := &cluster{t: t, configure: func(cfg *member.Config) { cfg.ForceNewCluster = true }}
+	for range 3 {
+		c.add(false)
+	}
+	c.nodes[0].refused("data holds no member: correct --data-dir")
+	for _, n := range c.nodes[1:] {
+		require.NoError(t, n.listener.Close())
+	}
+}

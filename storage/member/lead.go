@@ -203,10 +203,16 @@ func (m *Member) handOver() {
 	}
 }
 
-// MoveLeader hands the lead of core, and with it the sequencer, to another voter.
+// MoveLeader hands the lead of core, and with it the sequencer, to another voter. The error
+// is ErrUnhealthy if that is not connected, for everybody would wait for it in vain, and
+// group.ErrTimeout if it does not take the lead.
 // REQUIRES: this member leads core.
 func (m *Member) MoveLeader(ctx context.Context, to uint64) error {
-	ctx, cancel := m.bounded(ctx)
+	if to != m.id.MemberID && !m.isConnected(to) {
+		return ErrUnhealthy
+	}
+	// Raft gives a transfer up after an election timeout.
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*m.cfg.electionTimeout(), group.ErrTimeout)
 	defer cancel()
 	// What is in flight when a reign ends may or may not come to be, and whoever has
 	// sent it is told so. So nothing shall be.

@@ -31,6 +31,8 @@ const (
 	methodHash
 	// methodDoOn is methodDo with a Basis before the request.
 	methodDoOn
+	// methodCaughtUp is asked of who leads a group.
+	methodCaughtUp
 )
 
 // The errors that the sequencer answers with, by code; part of the protocol

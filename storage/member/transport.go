@@ -163,6 +163,8 @@ func (h handler) Call(ctx context.Context, from uint64, method byte, payload []b
 	switch {
 	case method == methodHash:
 		reply, err = m.serveHash(ctx, payload)
+	case method == methodCaughtUp:
+		reply, err = m.serveCaughtUp(ctx, payload)
 	case !m.reigning.Load():
 		err = group.ErrNotSequencer
 	default:
