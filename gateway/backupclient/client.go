@@ -243,7 +243,9 @@ func (r *receiver) take(ctx context.Context, told []*backuppb.File) error {
 	}
 	r.progress(r.Progress)
 	if err := r.stream.Send(&wanted); err != nil {
-		_, err = r.recv() // which knows why
+		if _, why := r.recv(); why != nil {
+			return why
+		}
 		return err
 	}
 	for _, i := range wanted.Wanted {

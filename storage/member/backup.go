@@ -91,6 +91,10 @@ func (m *Member) Checkpoint(ctx context.Context) (_ *Checkpoint, err error) {
 		if err := m.flushState(); err != nil {
 			return nil, err
 		}
+		// What has failed meanwhile may not be flushed.
+		if err := m.Err(); err != nil {
+			return nil, err
+		}
 		c.dir = m.cfg.FS.PathJoin(m.dir.CheckpointsDir(), fmt.Sprintf("%016x", rand.Uint64()))
 		if err := engine.Checkpoint(m.state, c.dir); err != nil {
 			return nil, err

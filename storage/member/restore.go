@@ -145,15 +145,24 @@ func leftovers(fsys engine.FS, dir string) (remove func() error, err error) {
 			return errors.Join(errs...)
 		}, nil
 	}
-	// Its parents, too, may not be there.
-	made := dir
-	for parent := fsys.PathDir(made); parent != made; parent = fsys.PathDir(made) {
+	// Its parents, too, may not be there. By the end they may hold what is somebody
+	// else's: they go only if they are empty.
+	var made []string
+	for parent := fsys.PathDir(dir); parent != fsys.PathDir(parent); parent = fsys.PathDir(parent) {
 		if _, err := fsys.Stat(parent); err == nil {
 			break
 		}
-		made = parent
+		made = append(made, parent)
 	}
-	return func() error { return fsys.RemoveAll(made) }, nil
+	return func() error {
+		err := fsys.RemoveAll(dir)
+		for _, parent := range made {
+			if fsys.Remove(parent) != nil {
+				break
+			}
+		}
+		return err
+	}, nil
 }
 
 const (

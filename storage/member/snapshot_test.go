@@ -401,6 +401,7 @@ func TestRestoreRefuses(t *testing.T) {
 
 	// A disk that fails at any write.
 	full := &os.PathError{Op: "write", Path: "file", Err: syscall.ENOSPC}
+	const other = 5 // the one beside which somebody else makes a directory
 	for at := int64(1); ; at++ {
 		var n atomic.Int64
 		var over atomic.Bool
@@ -411,6 +412,9 @@ func TestRestoreRefuses(t *testing.T) {
 			case over.Load():
 				select {} // a database that has failed would try again and again
 			case n.Add(1) >= at:
+				if at == other {
+					_ = fs.MkdirAll(fmt.Sprintf("f%d/other", at), 0o700)
+				}
 				return full
 			}
 			return nil
@@ -422,6 +426,14 @@ func TestRestoreRefuses(t *testing.T) {
 		if err == nil {
 			require.Greater(t, at, int64(10))
 			break
+		}
+		if at == other {
+			_, err := fs.Stat(fmt.Sprintf("f%d/other", at))
+			require.NoError(t, err, "what is somebody else's is gone")
+			require.NoError(t, fs.Remove(fmt.Sprintf("f%d/other", at)))
+			_, err = fs.Stat(cfg.Dir)
+			require.ErrorIs(t, err, os.ErrNotExist)
+			continue
 		}
 		_, left := fs.Stat(fmt.Sprintf("f%d", at))
 		require.ErrorIs(t, left, os.ErrNotExist, "failure %d: %v", at, err)

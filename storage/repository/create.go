@@ -69,6 +69,8 @@ func (c *Creation) Has(f File) (bool, error) {
 	case info.Size() != f.Size:
 		return false, nil // damaged: it comes anew, and so mends older backups
 	}
+	// Who wrote it may have been interrupted before its name was durable.
+	c.dirs[c.fs.PathDir(c.file(f.SHA))] = true
 	c.files = append(c.files, f)
 	return true, nil
 }

@@ -279,7 +279,7 @@ func (r *Repository) Find(id string) (string, error) {
 	for _, id := range ids {
 		m, err := r.Manifest(id)
 		if err != nil {
-			return "", err
+			return "", fmt.Errorf("%w; say which backup is meant by its name, rather than %q", err, Latest)
 		}
 		if cluster != "" && m.ClusterID != cluster {
 			return "", fmt.Errorf("repository %s has backups of several clusters (%s and %s): say which backup is meant; \"pebbledash backup list\" says which there are", r.dir, cluster, m.ClusterID)
