@@ -9,12 +9,12 @@
 //	 [5] storage/revline     the next revision; epochs, fences, closed revisions
 //	 [6] storage/group       put it in order: propose, log, commit (raft)
 //	 [7] storage/mvcc        apply the effects; revisions, kept in Pebble through storage/engine
-//	 [8] gateway/watchcache  recent events in memory, fanned out
+//	 [8] gateway/watchcache  recent events and listed objects in memory; events fanned out
 //	 [9] gateway/watch.go    back to the client
 //
 // A write walks 1 to 7 and shows itself to watchers through 8 and 9. A read
 // walks 1-2-3, gets its revision at 5 and its confirmation at 6, and is answered
-// at 7. What is behind the gateway is one *member.Member (storage/member),
+// at 8 where its objects are in memory, else at 7. What is behind the gateway is one *member.Member (storage/member),
 // which owns the rooms 4 to 7 of one process.
 //
 // In this package one verb has one file (range.go, put.go, txn.go, ...), and

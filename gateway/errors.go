@@ -101,7 +101,7 @@ func toGRPC(err error) error {
 	return status.Error(codes.Unknown, err.Error())
 }
 
-// unimplemented answers what etcd can do and we can not yet.
+// unimplemented refuses what etcd can do and this store can not.
 func unimplemented(text string) error {
 	return status.Error(codes.Unimplemented, "pebbledash: "+text)
 }

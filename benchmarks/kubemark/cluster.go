@@ -16,8 +16,8 @@ import (
 const (
 	apiURL = "https://127.0.0.1:6443"
 
-	// readyPods is in kube-apiserver's, the controllers' and nodes' way on a machine
-	// that does other work.
+	// startTimeout bounds a start, of kube-apiserver and until all nodes are ready, on a
+	// machine that does other work.
 	startTimeout = 5 * time.Minute
 )
 

@@ -27,12 +27,12 @@ var onlyIn = map[string][]string{
 	"github.com/gorilla/websocket":        {"gateway"},
 	"go.opentelemetry.io":                 {"gateway", "cmd"},
 	"k8s.io/apiserver":                    {"gateway/admission", "gateway/serving", "gateway/conformance"},
-	"k8s.io/component-base":               {"cmd", "gateway/admission", "gateway/serving", "gateway/conformance"},
+	"k8s.io/component-base":               {"cmd", "gateway/serving", "gateway/conformance"},
 }
 
 // layer orders our top-level folders. A package may import its own layer or a
 // lower one, never a higher one.
-var layer = map[string]int{"pkg": 0, "storage": 1, "gateway": 2, "benchmarks": 3, "cmd": 3}
+var layer = map[string]int{"pkg": 0, "storage": 1, "gateway": 2, "cmd": 3}
 
 // before orders the rooms below the gateway. A room may import only rooms that
 // stand later in the request's path.

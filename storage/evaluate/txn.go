@@ -241,7 +241,7 @@ func readTxn(ctx context.Context, state Reader, head int64, t *Txn, b *branches,
 }
 
 // Writes says whether a request may change something, and so must be evaluated
-// at the leader.
+// at the sequencer.
 func Writes(op Op) bool {
 	switch op := op.(type) {
 	case *Range:

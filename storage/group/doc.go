@@ -18,13 +18,13 @@
 //
 // # Invariants
 //
-//  1. Only the leader of a term evaluates, and only after it has applied its
-//     own term's first entry; so an entry's effects are true of the state that
-//     they are applied to. An entry names the term it was evaluated in, and one
-//     that was appended in another is dropped by every replica.
+//  1. Only the sequencer evaluates, after it has applied a fence of its epoch here
+//     (storage/PROTOCOL.md, 3); so an entry's effects are true of the state that
+//     they are applied to. An entry names its epoch and its number in it; every
+//     replica drops one that is not the next of the epoch fenced last.
 //  2. A caller is answered after its entry is applied here; an answer that
-//     changed nothing, after every entry that it saw is, and after this replica
-//     was confirmed to lead still when the request was evaluated.
+//     changed nothing, after every entry that it saw is, and after the reign was
+//     confirmed when the request had been evaluated.
 //  3. Entries are applied only once they are stable in this replica's log; the
 //     log is truncated only below what the state would survive a crash with.
 //

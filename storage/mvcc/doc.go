@@ -1,7 +1,7 @@
 // Package mvcc keeps one group's state: every version of every key since the
 // last compaction, in Pebble (room [7] of the drawing in gateway/doc.go).
 //
-// It applies effects that a leader has evaluated and raft has committed, reads
+// It applies effects that the sequencer has evaluated and raft has committed, reads
 // at any revision that is not compacted, and deletes in the background what a
 // compaction frees. It decides nothing: whether a request changes the state,
 // and at which revision, is decided in storage/evaluate.

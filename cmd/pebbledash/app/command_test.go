@@ -126,7 +126,7 @@ func TestCommandRuns(t *testing.T) {
 		return failure
 	}
 	args := []string{"-name", "a", "--max-wals=1"}
-	environ := []string{"ETCD_DATA_DIR=/data", "ETCD_NAME=b", "ETCD_X=1", "HOME=/root"}
+	environ := []string{"ETCD_DATA_DIR=/data", "ETCD_NAME=b", "ETCD_X=1", "HOME=/home/a"}
 	err := execute(t.Context(), run, args, environ, t.Output(), t.Output())
 	require.ErrorIs(t, err, failure)
 	require.Equal(t, "a", got.Name)
