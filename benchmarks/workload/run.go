@@ -90,8 +90,10 @@ const answerTimeout = 30 * time.Second
 
 // Run runs a load. An error of any request is an error of the run.
 func Run(ctx context.Context, cfg Config) (Result, error) {
-	ctx, cancel := context.WithTimeout(ctx, cfg.Warmup+cfg.Measure+answerTimeout)
-	defer cancel()
+	ctx, stop := context.WithTimeout(ctx, cfg.Warmup+cfg.Measure+answerTimeout)
+	defer stop()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var conns []*grpc.ClientConn
 	defer func() {
 		for _, conn := range conns {
@@ -116,8 +118,9 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		done <- together(cfg.Shape.Clients, func(n int) error {
 			mine, err := runClient(ctx, cfg.Load, conns[n%len(conns)], n, values, &phase, begun)
 			if err != nil {
-				cancel() // There is no use in waiting for the others.
-				return fmt.Errorf("client %d: %w", n, err)
+				err = fmt.Errorf("client %d: %w", n, err)
+				cancel(err) // There is no use in waiting for the others.
+				return context.Cause(ctx)
 			}
 			mu.Lock()
 			defer mu.Unlock()
