@@ -61,7 +61,7 @@ func (s *Server) list(ctx context.Context, v admission.Visit, req any, handler g
 	}()
 	long := v.Long()
 	if long {
-		if err := v.Compute(ctx); err != nil {
+		if err := s.compute(ctx, &v, req); err != nil {
 			return nil, err
 		}
 		defer v.Rest()
@@ -77,6 +77,18 @@ func (s *Server) list(ctx context.Context, v admission.Visit, req any, handler g
 	}
 	held = true
 	return holdUntilSent(r, &s.codec.buffers, v), nil
+}
+
+// compute waits until a long list may use a processor. What it waits for without one, a
+// quorum, comes before: where there is none, serializable lists, which need none, would
+// stand behind others that wait for it in vain.
+func (s *Server) compute(ctx context.Context, v *admission.Visit, req any) error {
+	if r, ok := req.(*pb.RangeRequest); ok && !r.Serializable {
+		if _, err := s.store.ReadIndex(ctx); err != nil {
+			return toGRPC(err)
+		}
+	}
+	return v.Compute(ctx)
 }
 
 // bytesOf is about how much of an answer's encoding is keys and values.
@@ -151,7 +163,7 @@ func (s admittedKV) RangeStream(r *pb.RangeRequest, stream grpc.ServerStreamingS
 	defer held.leave()
 	defer held.timer.Stop()
 	if held.long = held.visit.Long(); held.long {
-		if err := held.visit.Compute(stream.Context()); err != nil {
+		if err := s.compute(stream.Context(), &held.visit, r); err != nil {
 			return err
 		}
 		defer held.rest()

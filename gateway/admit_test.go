@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -133,4 +136,41 @@ func TestListsHoldSeats(t *testing.T) {
 			}, 20*time.Second, time.Millisecond)
 		})
 	}
+}
+
+// Without a quorum lists that need none are answered beside those that wait for one.
+func TestListsWithoutQuorum(t *testing.T) {
+	store := newFakeStore()
+	asked := make(chan struct{}, 100)
+	store.confirm = func(ctx context.Context) error {
+		asked <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	store.read = func(ctx context.Context, _ evaluate.Op, serializable bool) (evaluate.Result, error) {
+		if !serializable {
+			return evaluate.Result{}, store.confirm(ctx)
+		}
+		return evaluate.Result{Revision: fakeRevision}, nil
+	}
+	l, err := admission.New(admission.Config{MaxInflight: 1000})
+	require.NoError(t, err)
+	_, addr := serve(t, Config{Admission: l}, store)
+	kv := pb.NewKVClient(dial(t, addr))
+	ctx, cancel := context.WithCancel(within(t))
+	var waiting sync.WaitGroup
+	waiters := 2 * runtime.GOMAXPROCS(0)
+	for range waiters {
+		waiting.Go(func() {
+			_, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("b")})
+			assert.Error(t, err)
+		})
+	}
+	for range waiters {
+		<-asked
+	}
+	_, err = kv.Range(within(t), &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("b"), Serializable: true})
+	require.NoError(t, err)
+	cancel()
+	waiting.Wait()
 }

@@ -31,7 +31,9 @@ type fakeStore struct {
 	do     func(context.Context, evaluate.Op) (evaluate.Result, error)
 	read   func(context.Context, evaluate.Op, bool) (evaluate.Result, error)
 	stream func(context.Context, *evaluate.Range, int, func([]*mvccpb.KeyValue) error) (evaluate.Result, error)
-	leader atomic.Uint64
+	// confirm waits for a quorum; nil has one.
+	confirm func(context.Context) error
+	leader  atomic.Uint64
 	// learner says that this member is one.
 	learner atomic.Bool
 	// change is asked before the members, or who leads, would change.
@@ -111,10 +113,16 @@ func (f *fakeStore) RangeStream(
 	return f.stream(ctx, r, maxBytes, emit)
 }
 
-func (f *fakeStore) ReadIndex(context.Context) (int64, error) { return fakeRevision, nil }
-func (f *fakeStore) Revision() int64                          { return fakeRevision }
-func (f *fakeStore) Closed() int64                            { return fakeRevision }
-func (f *fakeStore) Compacted() int64                         { return 0 }
+func (f *fakeStore) ReadIndex(ctx context.Context) (int64, error) {
+	if f.confirm != nil {
+		return fakeRevision, f.confirm(ctx)
+	}
+	return fakeRevision, nil
+}
+
+func (f *fakeStore) Revision() int64  { return fakeRevision }
+func (f *fakeStore) Closed() int64    { return fakeRevision }
+func (f *fakeStore) Compacted() int64 { return 0 }
 
 func (f *fakeStore) Changes(context.Context, []byte, []byte, int64, int64, func(*mvccpb.Event) error) error {
 	return nil
