@@ -396,3 +396,42 @@ func TestMigrationKeepsLeases(t *testing.T) {
 		break
 	}
 }
+
+// TestMigrationOfLargeRevisions: what the source deletes at once comes in several messages,
+// while there is nothing else to mirror. The source may be another Pebbledash.
+func TestMigrationOfLargeRevisions(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts four members")
+	}
+	b := resolve(t)
+	for name, binary := range map[string]string{"etcd": b.etcd, "pebbledash": b.pebbledash} {
+		t.Run(name, func(t *testing.T) {
+			from, to := places(t, 1), places(t, 1)
+			startNew(t, binary, from)
+			startNew(t, b.pebbledash, to)
+			source, dst := client(t, from[0].client, ""), client(t, to[0].client, "")
+			const keys, atOnce = 30_000, 100
+			for i := 0; i < keys; i += atOnce {
+				var puts []clientv3.Op
+				for n := range atOnce {
+					puts = append(puts, clientv3.OpPut(fmt.Sprintf("many/%0100d", i+n), ""))
+				}
+				_, err := source.Txn(t.Context()).Then(puts...).Commit()
+				require.NoError(t, err)
+			}
+			m := newMigration(t, b, from[0].client, to[0].client)
+			_, done := m.start()
+			reached(t, dst, revisionOf(t, source))
+			deleted, err := source.Delete(t.Context(), "many/", clientv3.WithPrefix())
+			require.NoError(t, err)
+			require.EqualValues(t, keys, deleted.Deleted)
+			reached(t, dst, deleted.Header.Revision)
+			out, err := m.try(append([]string{"finish"}, m.flags...)...)
+			require.NoError(t, err, out)
+			require.NoError(t, <-done)
+			left, err := dst.Get(t.Context(), "many/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+			require.NoError(t, err)
+			require.Zero(t, left.Count)
+		})
+	}
+}
