@@ -62,6 +62,23 @@ func TestReport(t *testing.T) {
 	}
 }
 
+// TestNothingMeasured sees to it that what was not measured is no zero.
+func TestNothingMeasured(t *testing.T) {
+	require.True(t, math.IsNaN(seconds(nil, 0.99)))
+	require.InDelta(t, 2, seconds([]time.Duration{time.Second, 2 * time.Second}, 0.99), 0)
+	require.True(t, math.IsNaN(perCall(1, 0)))
+	require.InDelta(t, 5e5, perCall(1, 2), 0)
+
+	r := aReport()
+	for _, turn := range r.results["etcd"] {
+		turn.own, turn.figures[figureLagP99] = nil, math.NaN()
+	}
+	var out bytes.Buffer
+	require.NoError(t, r.write(&out))
+	require.Regexp(t, `create pods +4 +1000 +2000 +0 +- +-\n`, out.String())
+	require.Regexp(t, `watch lag p99 ms +10.0 +- +-\n`, out.String())
+}
+
 func TestReportOfRestarts(t *testing.T) {
 	r := aReport()
 	r.plan.restart = true

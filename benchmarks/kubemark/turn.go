@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -248,7 +249,7 @@ func (t *turn) note(before, after reading) error {
 	f[figureStoreCalls] = storage.Count() / by
 	f[figureStoreP50], f[figureStoreP99] = 1000*storage.Quantile(0.5), 1000*storage.Quantile(0.99)
 	f[figureCPU] = cpu / by
-	f[figureCPUCall] = cpu * 1e6 / storage.Count()
+	f[figureCPUCall] = perCall(cpu, storage.Count())
 	f[figureAPICPU] = (after.api.CPU - before.api.CPU).Seconds() / by
 	f[figurePeak] = float64(peak) / (1 << 20)
 	f[figureWritten] = float64(after.store.WrittenBytes-before.store.WrittenBytes) / (1 << 20)
@@ -256,7 +257,21 @@ func (t *turn) note(before, after reading) error {
 	return nil
 }
 
-func seconds(sorted []time.Duration, q float64) float64 { return stats.Quantile(sorted, q).Seconds() }
+// seconds is a quantile, NaN of none.
+func seconds(sorted []time.Duration, q float64) float64 {
+	if len(sorted) == 0 {
+		return math.NaN()
+	}
+	return stats.Quantile(sorted, q).Seconds()
+}
+
+// perCall divides CPU seconds by a number of calls, in microseconds. Of none, it is NaN.
+func perCall(cpu, n float64) float64 {
+	if n == 0 {
+		return math.NaN()
+	}
+	return cpu * 1e6 / n
+}
 
 // delta is what a histogram has counted between two readings, by what of makes of labels.
 func delta(before, after []exposition.Sample, name string, of func(map[string]string) string) map[string]exposition.Histogram {
