@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/about"
 	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
@@ -49,7 +50,7 @@ var figures = []string{
 // report is the results of a run, in words and plots.
 type report struct {
 	plan    *plan
-	about   *about
+	about   *about.About
 	results map[string][]*result // by store
 }
 
@@ -58,7 +59,7 @@ const maxRows = 30
 
 func (r *report) write(w io.Writer) error {
 	parts := []func(io.Writer) error{
-		r.about.write, r.writeFigures, r.writePromises, r.writeRequests, r.writeOwn, r.writeStorage, r.writeGroups,
+		r.about.Write, r.writeFigures, r.writePromises, r.writeRequests, r.writeOwn, r.writeStorage, r.writeGroups,
 		r.writeRestarts, r.writeFailures, r.writeSparks,
 	}
 	for _, part := range parts {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/benchmarks/about"
 	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
 )
 
@@ -39,7 +40,7 @@ func aResult(scale float64) *result {
 func aReport() *report {
 	return &report{
 		plan:    &plan{stores: []string{"pebbledash", "etcd"}, nodes: 5, pods: 20},
-		about:   &about{rows: [][2]string{{"commit", "abc"}}},
+		about:   &about.About{Rows: [][2]string{{"commit", "abc"}}},
 		results: map[string][]*result{"pebbledash": {aResult(1), aResult(1)}, "etcd": {aResult(2), aResult(4)}},
 	}
 }
