@@ -11,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/pebbledash/pebbledash/benchmarks/fill"
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
@@ -120,10 +121,8 @@ func peakAndRest(ctx context.Context, server process.Cluster) (peak, idle int64,
 	if peak, _, err = peakAndIdle(server); err != nil {
 		return 0, 0, err
 	}
-	select {
-	case <-time.After(restTime):
-	case <-ctx.Done():
-		return 0, 0, ctx.Err()
+	if err := openloop.Sleep(ctx, restTime); err != nil {
+		return 0, 0, err
 	}
 	_, idle, err = peakAndIdle(server)
 	return peak, idle, err

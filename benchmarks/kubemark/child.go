@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
@@ -110,13 +111,4 @@ func (c *child) wait(ctx context.Context, within time.Duration, ready func(conte
 }
 
 // pause returns false if ctx ends before the time is over.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
+func pause(ctx context.Context, d time.Duration) bool { return openloop.Sleep(ctx, d) == nil }
