@@ -217,10 +217,7 @@ func (t *turn) note(before, after reading) error {
 	r.promised = delta(before.samples, after.samples, promiseHistogram, requestOf)
 	r.storage = delta(before.samples, after.samples, storeHistogram, storageOf)
 	r.own, r.failures = t.ledger.latencies(), t.ledger.failures
-	for _, c := range t.load.watch.startup {
-		r.startup = append(r.startup, c.took)
-	}
-	r.lag = t.load.lag.lags
+	r.startup, r.lag = t.load.watch.startup, t.load.lag.lags
 	slices.Sort(r.startup)
 	slices.Sort(r.lag)
 	r.groups = map[string]float64{}
