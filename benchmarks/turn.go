@@ -127,7 +127,7 @@ func used(server process.Cluster, do func() error) (process.Usage, time.Duration
 	}
 	took := time.Since(began)
 	after, err := server.Usage()
-	return process.Usage{CPU: after.CPU - before.CPU, WrittenBytes: after.WrittenBytes - before.WrittenBytes}, took, err
+	return after.Since(before), took, err
 }
 
 // milliseconds is a quantile, NaN of none.

@@ -18,35 +18,6 @@ import (
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
 
-// The figures of a turn.
-const (
-	figureCalls      = "API calls/s, of all clients"
-	figureOwnCalls   = "calls/s of the load"
-	figureFailed     = "calls of the load that failed"
-	figureStartP50   = "pod start p50 s"
-	figureStartP99   = "pod start p99 s"
-	figureLagP50     = "watch lag p50 ms"
-	figureLagP99     = "watch lag p99 ms"
-	figureStoreCalls = "store requests/s"
-	figureStoreP50   = "store request p50 ms"
-	figureStoreP99   = "store request p99 ms"
-	figureCPU        = "store CPU s/s"
-	figureCPUCall    = "store CPU µs/request"
-	figurePeak       = "store peak RSS MiB"
-	figureWritten    = "store written MiB"
-	figureDisk       = "store disk MiB"
-	figureAPICPU     = "kube-apiserver CPU s/s"
-	figureStart      = "cluster start s"
-	figureFill       = "all pods run s"
-	figureRemoval    = "namespaces removed s"
-)
-
-var figures = []string{
-	figureCalls, figureOwnCalls, figureFailed, figureStartP50, figureStartP99, figureLagP50, figureLagP99,
-	figureStoreCalls, figureStoreP50, figureStoreP99, figureCPU, figureCPUCall, figurePeak, figureWritten, figureDisk,
-	figureAPICPU, figureStart, figureFill, figureRemoval,
-}
-
 // report is the results of a run, in words and plots.
 type report struct {
 	plan    *plan
@@ -91,10 +62,10 @@ func (r *report) perStore(first []string, columns ...string) []string {
 	return head
 }
 
-func (r *report) values(store, figure string) []float64 {
+func (r *report) values(store string, figure func(*result) float64) []float64 {
 	var all []float64
 	for _, turn := range r.results[store] {
-		all = append(all, turn.figures[figure])
+		all = append(all, figure(turn))
 	}
 	return all
 }
@@ -106,25 +77,18 @@ func (r *report) writeFigures(w io.Writer) error {
 	}
 	var rows [][]string
 	for _, figure := range figures {
-		row := []string{figure}
+		row := []string{figure.title}
 		for _, store := range r.plan.stores {
-			row = append(row, stats.Summarize(r.values(store, figure)).String())
+			row = append(row, stats.Summarize(r.values(store, figure.of)).String())
 		}
 		if len(r.plan.stores) == 2 {
-			row = append(row, ratio(r.values(r.plan.stores[0], figure), r.values(r.plan.stores[1], figure)))
+			// Of the same turn each.
+			ratios := stats.Ratios(r.values(r.plan.stores[0], figure.of), r.values(r.plan.stores[1], figure.of))
+			row = append(row, stats.Summarize(ratios).String())
 		}
 		rows = append(rows, row)
 	}
 	return table(w, "the whole load, from the first pod to the last namespace's end", head, rows)
-}
-
-// ratio is of figures of the same turn; there is none of zeros.
-func ratio(xs, ys []float64) string {
-	s := stats.Summarize(stats.Ratios(xs, ys))
-	if math.IsNaN(s.Median) {
-		return "-"
-	}
-	return s.String()
 }
 
 // merged are histograms of all turns together, by their key.

@@ -16,13 +16,15 @@ import (
 
 	"github.com/pebbledash/pebbledash/benchmarks/about"
 	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
+	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
 func aResult(scale float64) *result {
 	h := exposition.Histogram{Buckets: map[float64]float64{0.1: 90, 1: 100, math.Inf(1): 100}, Sum: 10}
 	requests := map[string]exposition.Histogram{"POST\tpods\tresource": h}
-	r := &result{
-		figures: map[string]float64{}, requests: requests, promised: requests,
+	return &result{
+		took: time.Second, storeUsed: process.Usage{CPU: time.Duration(10 * scale * float64(time.Second))},
+		requests: requests, promised: requests,
 		storage: map[string]exposition.Histogram{"create pods": h},
 		own:     map[string][]time.Duration{"create pods": {time.Second, 2 * time.Second}},
 		startup: []time.Duration{time.Second, 7 * time.Second}, lag: []time.Duration{time.Millisecond},
@@ -30,11 +32,6 @@ func aResult(scale float64) *result {
 		failures: map[string]int{"create pods: 500 <no>": 2},
 		series:   []moment{{at: time.Second, storeCores: 0.5, pods: 10}, {at: 2 * time.Second, storeCores: 1, pods: 20}},
 	}
-	for _, figure := range figures {
-		r.figures[figure] = 10 * scale
-	}
-	r.figures[figureFailed] = 0
-	return r
 }
 
 func aReport() *report {
@@ -53,7 +50,9 @@ func TestReport(t *testing.T) {
 		"commit abc\n",
 		// Ratios of the same turns: 10/20 and 10/40.
 		" store CPU s/s 10.0 30.0 (20.0-40.0) 0.38 (0.25-0.50)\n",
+		" store CPU µs/request 100000 300000 (200000-400000) 0.38 (0.25-0.50)\n",
 		" calls of the load that failed 0.00 0.00 -\n",
+		" pod start p99 s 7.00 7.00 1.00\n",
 		" changes 1 s 0.91 s kept POST pods 0.91 s kept POST pods\n",
 		" start of a pod 5 s 7 s broken 1.4 times over of 4 pods",
 		" POST pods 200 55.6 910 200 55.6 910\n",
@@ -67,17 +66,18 @@ func TestReport(t *testing.T) {
 func TestNothingMeasured(t *testing.T) {
 	require.True(t, math.IsNaN(seconds(nil, 0.99)))
 	require.InDelta(t, 2, seconds([]time.Duration{time.Second, 2 * time.Second}, 0.99), 0)
-	require.True(t, math.IsNaN(perCall(1, 0)))
-	require.InDelta(t, 5e5, perCall(1, 2), 0)
+	require.True(t, math.IsNaN(perCall(time.Second, 0)))
+	require.InDelta(t, 5e5, perCall(time.Second, 2), 0)
 
 	r := aReport()
 	for _, turn := range r.results["etcd"] {
-		turn.own, turn.figures[figureLagP99] = nil, math.NaN()
+		turn.own, turn.lag, turn.storage = nil, nil, nil
 	}
 	var out bytes.Buffer
 	require.NoError(t, r.write(&out))
 	require.Regexp(t, `create pods +4 +1000 +2000 +0 +- +-\n`, out.String())
-	require.Regexp(t, `watch lag p99 ms +10.0 +- +-\n`, out.String())
+	require.Regexp(t, `watch lag p99 ms +1.00 +- +-\n`, out.String())
+	require.Regexp(t, `store CPU µs/request +100000 +- +-\n`, out.String())
 }
 
 func TestReportOfRestarts(t *testing.T) {
