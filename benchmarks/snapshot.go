@@ -28,11 +28,9 @@ var (
 	fillSeconds  = &metric{"fill s"}
 	firstSeconds = &metric{"first byte s"}
 	saveSeconds  = &metric{"snapshot s"}
-	saveCPU      = &metric{"CPU s"}
 	fileMiB      = &metric{"file MiB"}
-	beforeMiB    = &metric{"RSS before MiB"}
 
-	snapshotColumns = []*metric{fillSeconds, firstSeconds, saveSeconds, saveCPU, fileMiB, beforeMiB, aboveMiB}
+	snapshotColumns = []*metric{fillSeconds, firstSeconds, saveSeconds, cpuSeconds, fileMiB, beforeMiB, aboveMiB}
 )
 
 // snapshotSheet is the table of a snapshot.
@@ -72,7 +70,7 @@ func runSnapshot(ctx context.Context, t *turn) (err error) {
 	}
 	t.add(snapshotSheet(t.plan), "", sample{
 		fillSeconds: filled.Seconds(), firstSeconds: first.Seconds(), saveSeconds: took.Seconds(),
-		saveCPU: c.cpu.Seconds(), fileMiB: mib(size), beforeMiB: mib(c.before), aboveMiB: mib(c.above),
+		cpuSeconds: c.cpu.Seconds(), fileMiB: mib(size), beforeMiB: mib(c.before), aboveMiB: mib(c.above),
 	})
 	return nil
 }
