@@ -16,8 +16,9 @@
 //	loads.go       puts, transactions and gets
 //	overload.go    too many of them
 //	fanout.go      one event to many watchers
-//	snapshot.go    a snapshot of a large store
-//	backup.go      our own backups of one, whole and incremental, and a restore
+//	store.go       a store filled for a snapshot or backups
+//	snapshot.go    a snapshot of it
+//	backup.go      our own backups of it, whole and incremental, and a restore
 //	lists.go       lists, whole, in pages, and as streams
 //	leases.go      leases granted and kept alive
 //	large.go       a large store: load, memory, disk, restart

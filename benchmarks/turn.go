@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
@@ -112,6 +113,22 @@ func peakAndIdle(server process.Cluster) (peak, idle int64, err error) {
 		return 0, 0, err
 	}
 	idle, err = settled(server, settleTimeout)
+	return peak, idle, err
+}
+
+// restTime is for how long a server has nothing to do before its memory counts as idle:
+// what a busy time has left it may give back later.
+const restTime = 30 * time.Second
+
+// peakAndRest is peakAndIdle after restTime.
+func peakAndRest(ctx context.Context, server process.Cluster) (peak, idle int64, err error) {
+	if peak, _, err = peakAndIdle(server); err != nil {
+		return 0, 0, err
+	}
+	if err := openloop.Sleep(ctx, restTime); err != nil {
+		return 0, 0, err
+	}
+	_, idle, err = peakAndIdle(server)
 	return peak, idle, err
 }
 

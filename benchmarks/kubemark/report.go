@@ -310,6 +310,34 @@ func (r *report) writeSparks(w io.Writer) error {
 	return table(w, "the first turn in time", []string{"", "", "", ""}, rows)
 }
 
+// spark draws values as a line of blocks, of a width at most.
+func spark(values []float64, width int) string {
+	const blocks = "▁▂▃▄▅▆▇█"
+	if len(values) == 0 {
+		return ""
+	}
+	levels := []rune(blocks)
+	width = min(width, len(values))
+	most := 0.0
+	means := make([]float64, width)
+	for i := range width {
+		part := values[i*len(values)/width : (i+1)*len(values)/width]
+		for _, v := range part {
+			means[i] += v / float64(len(part))
+		}
+		most = max(most, means[i])
+	}
+	var line strings.Builder
+	for _, v := range means {
+		level := 0
+		if most > 0 {
+			level = int(v / most * float64(len(levels)-1))
+		}
+		line.WriteRune(levels[level])
+	}
+	return line.String()
+}
+
 func number(v float64) string { return fmt.Sprintf("%.3g", v) }
 
 func secondsText(v float64) string {
