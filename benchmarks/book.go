@@ -18,15 +18,19 @@ type metric struct{ title string }
 
 // The columns that several sheets have.
 var (
-	serverCPU = &metric{"CPU µs/op"}
-	rate      = &metric{"ops/s"}
-	p50       = &metric{"p50 ms"}
-	p99       = &metric{"p99 ms"}
-	worst     = &metric{"worst ms"}
-	memory    = &metric{"RSS MiB"}
-	aboveMiB  = &metric{"above idle MiB"}
-	disk      = &metric{"disk MiB"}
-	perByte   = &metric{"written B/B"}
+	serverCPU  = &metric{"CPU µs/op"}
+	perKey     = &metric{"CPU µs/key"}
+	cpuSeconds = &metric{"CPU s"}
+	cores      = &metric{"server cores"}
+	rate       = &metric{"ops/s"}
+	p50        = &metric{"p50 ms"}
+	p99        = &metric{"p99 ms"}
+	worst      = &metric{"worst ms"}
+	memory     = &metric{"RSS MiB"}
+	beforeMiB  = &metric{"RSS before MiB"}
+	aboveMiB   = &metric{"above idle MiB"}
+	disk       = &metric{"disk MiB"}
+	perByte    = &metric{"written B/B"}
 )
 
 // sample is what was measured of one cell, or of one turn; what is not in it was not

@@ -33,7 +33,6 @@ const (
 // The tables of compactions.
 var (
 	compactSeconds = &metric{"compaction s"}
-	cores          = &metric{"server cores"}
 
 	compactionSheet = sheet{
 		"compaction", fmt.Sprintf("a writer of %d puts a second of 1 KiB, from when each was due", compactionWrites),

@@ -91,7 +91,7 @@ func runFanout(ctx context.Context, t *turn, watchers int) (err error) {
 	delivered := float64(max(report.Delivered, 1))
 	seconds := p.measure.Seconds()
 	t.add(fanoutSheet, fmt.Sprint(watchers), sample{
-		perEvent: (after.CPU - before.CPU).Seconds() * 1e6 / delivered,
+		perEvent: per(after.CPU-before.CPU, int(report.Delivered)),
 		p50:      milliseconds(report.Latencies, 0.5), p99: milliseconds(report.Latencies, 0.99),
 		putRate: float64(report.Puts) / seconds, deliveryRate: delivered / seconds,
 		perResponse: delivered / float64(max(report.Responses, 1)),

@@ -110,21 +110,3 @@ func restartLarge(ctx context.Context, server process.Cluster, key []byte, one s
 	one[restartPeak], one[restartMiB] = mib(peak), mib(idle)
 	return nil
 }
-
-// restTime is for how long a server has nothing to do before its memory counts as idle:
-// what a busy time has left it may give back later.
-const restTime = 30 * time.Second
-
-// peakAndRest is peakAndIdle after restTime.
-func peakAndRest(ctx context.Context, server process.Cluster) (peak, idle int64, err error) {
-	if peak, _, err = peakAndIdle(server); err != nil {
-		return 0, 0, err
-	}
-	select {
-	case <-time.After(restTime):
-	case <-ctx.Done():
-		return 0, 0, ctx.Err()
-	}
-	_, idle, err = peakAndIdle(server)
-	return peak, idle, err
-}

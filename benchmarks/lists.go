@@ -31,7 +31,6 @@ const (
 var (
 	listMs    = &metric{"list ms"}
 	firstMs   = &metric{"first answer ms"}
-	perKey    = &metric{"CPU µs/key"}
 	listPut99 = &metric{"put p99 ms"}
 
 	listSheet = sheet{

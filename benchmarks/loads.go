@@ -20,7 +20,6 @@ var (
 	clientCPU = &metric{"client µs/op"}
 
 	wholeStart = &metric{"start ms"}
-	wholeCPU   = &metric{"CPU s"}
 	wholeBytes = &metric{"written B/write"}
 )
 
@@ -28,7 +27,7 @@ var (
 	loadColumns    = []*metric{serverCPU, rate, p50, p99, memory, written, clientCPU}
 	clusterColumns = []*metric{serverCPU, leaderCPU, rate, p50, p99, memory, written, clientCPU}
 
-	wholeColumns = []*metric{wholeStart, wholeCPU, wholeBytes, disk}
+	wholeColumns = []*metric{wholeStart, cpuSeconds, wholeBytes, disk}
 )
 
 // wholeSheet is the table of whole turns.
@@ -130,7 +129,7 @@ func whole(server process.Cluster, before process.Usage, writes int) (sample, er
 	}
 	return sample{
 		wholeStart: server.Started().Seconds() * 1000,
-		wholeCPU:   (after.CPU - before.CPU).Seconds(),
+		cpuSeconds: (after.CPU - before.CPU).Seconds(),
 		wholeBytes: float64(after.WrittenBytes-before.WrittenBytes) / float64(max(writes, 1)),
 		disk:       mib(space),
 	}, nil
@@ -180,14 +179,14 @@ func (c *cell) run(ctx context.Context) (sample, error) {
 	c.ops = r.Ops
 	ops := float64(r.Ops)
 	return sample{
-		serverCPU: (c.after.CPU - c.before.CPU).Seconds() * 1e6 / ops,
-		leaderCPU: (c.ledAfter.CPU - c.ledBefore.CPU).Seconds() * 1e6 / ops,
+		serverCPU: per(c.after.CPU-c.before.CPU, r.Ops),
+		leaderCPU: per(c.ledAfter.CPU-c.ledBefore.CPU, r.Ops),
 		rate:      ops / r.Elapsed.Seconds(),
 		p50:       milliseconds(r.Latencies, 0.5),
 		p99:       milliseconds(r.Latencies, 0.99),
 		memory:    mib(peak),
 		written:   float64(c.after.WrittenBytes-c.before.WrittenBytes) / ops,
-		clientCPU: (c.ownAfter - c.ownBefore).Seconds() * 1e6 / ops,
+		clientCPU: per(c.ownAfter-c.ownBefore, r.Ops),
 	}, nil
 }
 

@@ -16,8 +16,9 @@
 //	loads.go       puts, transactions and gets
 //	overload.go    too many of them
 //	fanout.go      one event to many watchers
-//	snapshot.go    a snapshot of a large store
-//	backup.go      our own backups of one, whole and incremental, and a restore
+//	store.go       a store filled for a snapshot or backups
+//	snapshot.go    a snapshot of it
+//	backup.go      our own backups of it, whole and incremental, and a restore
 //	lists.go       lists, whole, in pages, and as streams
 //	leases.go      leases granted and kept alive
 //	large.go       a large store: load, memory, disk, restart
@@ -37,8 +38,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/about"
 	"github.com/pebbledash/pebbledash/benchmarks/overload"
 	"github.com/pebbledash/pebbledash/benchmarks/record"
 )
@@ -76,11 +77,10 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	about, err := describe(ctx, p, dir, args)
+	a, err := describe(ctx, p, dir, args)
 	if err != nil {
 		return err
 	}
-	began := time.Now()
 	results := newBook(p)
 	for number := range p.turns {
 		for who, peer := range p.peers {
@@ -92,19 +92,19 @@ func run(ctx context.Context, args []string, out, progress io.Writer) error {
 			}
 		}
 	}
-	about.finish(time.Since(began))
-	if err := errors.Join(about.write(out), results.write(out)); err != nil || p.save == "" {
+	a.Finish()
+	if err := errors.Join(a.Write(out), results.write(out)); err != nil || p.save == "" {
 		return err
 	}
-	return save(p, mode, about, results, progress)
+	return save(p, mode, a, results, progress)
 }
 
 // save keeps the results as they were printed, and beside them for programs.
-func save(p *plan, mode string, about *about, results *book, progress io.Writer) error {
+func save(p *plan, mode string, a *about.About, results *book, progress io.Writer) error {
 	if err := os.MkdirAll(p.save, 0o755); err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s-%s-%s", about.began.Format("2006-01-02-1504"), p.commit, mode)
+	name := fmt.Sprintf("%s-%s-%s", a.Began.Format("2006-01-02-1504"), p.commit, mode)
 	text, err := os.Create(filepath.Join(p.save, name+".txt"))
 	if err != nil {
 		return err
@@ -114,6 +114,6 @@ func save(p *plan, mode string, about *about, results *book, progress io.Writer)
 		return errors.Join(err, text.Close())
 	}
 	fmt.Fprintf(progress, "kept in %s\n", text.Name())
-	kept := record.File{Mode: mode, Last: p.peers[len(p.peers)-1].name, About: about.rows, Rows: results.records()}
-	return errors.Join(about.write(text), results.write(text), text.Close(), kept.Write(lines), lines.Close())
+	kept := record.File{Mode: mode, Last: p.peers[len(p.peers)-1].name, About: a.Rows, Rows: results.records()}
+	return errors.Join(a.Write(text), results.write(text), text.Close(), kept.Write(lines), lines.Close())
 }

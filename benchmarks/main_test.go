@@ -74,12 +74,6 @@ func TestCommand(t *testing.T) {
 		command([]string{"full", "-commit=1", "-server=a=/home/me/a", "-server", "b=/b", "-turns", "3", "-save=/home/me/results", "-loads=put1k"}))
 }
 
-func TestVersions(t *testing.T) {
-	require.Equal(t, "etcd Version: 3.7.3, Pebbledash Version: v1",
-		versions("etcd Version: 3.7.3\nGit SHA: 1\nGo Version: go1\nPebbledash Version: v1\n"))
-	require.Equal(t, "kine version v0.17.5 (HEAD)", versions("kine version v0.17.5 (HEAD)\n"))
-}
-
 func TestBook(t *testing.T) {
 	b := newBook(&plan{peers: []peer{{name: "mine"}, {name: "third"}, {name: "theirs"}}})
 	load := sheet{"put", "put, 256 B", "conns/clients", []*metric{serverCPU, rate}}

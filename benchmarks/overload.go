@@ -36,9 +36,7 @@ var (
 	quietRSS   = &metric{"quiet RSS MiB"}
 
 	overloadColumns = []*metric{quiet50, quiet99, loaded50, loaded99, loadedMax, ratio99, refused}
-	aroundColumns   = []*metric{eventRate, eventsLate, listRate, listsLate, serverCores, quietRSS, memory}
-
-	serverCores = &metric{"server cores"}
+	aroundColumns   = []*metric{eventRate, eventsLate, listRate, listsLate, cores, quietRSS, memory}
 )
 
 // The tables of the overload.
@@ -121,8 +119,8 @@ func runOverload(ctx context.Context, t *turn) (err error) {
 		quiet50: ms(quiet, 0.5), quiet99: ms(quiet, 0.99),
 		loaded50: ms(loaded, 0.5), loaded99: ms(loaded, 0.99), loadedMax: ms(loaded, 1),
 		ratio99: ms(loaded, 0.99) / ms(quiet, 0.99), refused: float64(loaded.Refused),
-		serverCores: (after.CPU - used.CPU).Seconds() / took.Seconds(),
-		quietRSS:    mib(before), memory: mib(peak),
+		cores:    (after.CPU - used.CPU).Seconds() / took.Seconds(),
+		quietRSS: mib(before), memory: mib(peak),
 	}
 	for i, r := range around {
 		done, late := float64(r.Done)/seconds, float64(r.Refused)/seconds

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
@@ -115,6 +116,22 @@ func peakAndIdle(server process.Cluster) (peak, idle int64, err error) {
 	return peak, idle, err
 }
 
+// restTime is for how long a server has nothing to do before its memory counts as idle:
+// what a busy time has left it may give back later.
+const restTime = 30 * time.Second
+
+// peakAndRest is peakAndIdle after restTime.
+func peakAndRest(ctx context.Context, server process.Cluster) (peak, idle int64, err error) {
+	if peak, _, err = peakAndIdle(server); err != nil {
+		return 0, 0, err
+	}
+	if err := openloop.Sleep(ctx, restTime); err != nil {
+		return 0, 0, err
+	}
+	_, idle, err = peakAndIdle(server)
+	return peak, idle, err
+}
+
 // used calls do, and returns what the server has used meanwhile, and how long it took.
 func used(server process.Cluster, do func() error) (process.Usage, time.Duration, error) {
 	before, err := server.Usage()
@@ -127,7 +144,7 @@ func used(server process.Cluster, do func() error) (process.Usage, time.Duration
 	}
 	took := time.Since(began)
 	after, err := server.Usage()
-	return process.Usage{CPU: after.CPU - before.CPU, WrittenBytes: after.WrittenBytes - before.WrittenBytes}, took, err
+	return after.Since(before), took, err
 }
 
 // milliseconds is a quantile, NaN of none.

@@ -9,11 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/openloop"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
@@ -42,39 +41,14 @@ func (c *child) start() error {
 	defer log.Close()
 	c.cmd = exec.Command(c.binary, c.args...)
 	c.cmd.Stdout, c.cmd.Stderr, c.cmd.Dir = log, log, c.dir
-	c.cmd.Env = append(withoutEtcd(os.Environ()), "HOME="+c.dir)
+	c.cmd.Env = append(process.Environ(), "HOME="+c.dir)
 	// A group of its own: Ctrl-C is for us, who end it in order.
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	c.gone = make(chan struct{})
-	started := make(chan error)
-	// NB: the kernel kills the process when the thread that started it ends, so that
-	// thread is kept.
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := c.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = c.cmd.Wait()
-		}
-		close(c.gone)
-	}()
-	if err := <-started; err != nil {
+	if c.gone, err = process.Launch(c.cmd); err != nil {
 		return fmt.Errorf("start %s: %w", c.name, err)
 	}
 	c.use, err = process.Attach(c.cmd.Process.Pid, c.data)
 	return err
-}
-
-// withoutEtcd drops variables that both stores would heed.
-func withoutEtcd(env []string) []string {
-	var rest []string
-	for _, kv := range env {
-		if !strings.HasPrefix(kv, "ETCD_") {
-			rest = append(rest, kv)
-		}
-	}
-	return rest
 }
 
 func (c *child) log() string { return filepath.Join(c.dir, c.name+".log") }
@@ -83,19 +57,10 @@ func (c *child) log() string { return filepath.Join(c.dir, c.name+".log") }
 func (c *child) alive() error {
 	select {
 	case <-c.gone:
-		return fmt.Errorf("%s ended by itself (%v); its log ends:\n%s", c.name, c.cmd.ProcessState, c.tail())
+		return fmt.Errorf("%s ended by itself (%v); its log ends:\n%s", c.name, c.cmd.ProcessState, process.LogTail(c.log()))
 	default:
 		return nil
 	}
-}
-
-func (c *child) tail() string {
-	const maxBytes = 2 << 10
-	text, err := os.ReadFile(c.log())
-	if err != nil {
-		return err.Error()
-	}
-	return string(text[max(0, len(text)-maxBytes):])
 }
 
 // stop ends the process as an operator would, and at the latest after the grace.
@@ -139,20 +104,11 @@ func (c *child) wait(ctx context.Context, within time.Duration, ready func(conte
 			return err
 		}
 		if !pause(ctx, 100*time.Millisecond) {
-			return fmt.Errorf("%s is not ready: %w; its log ends:\n%s", c.name, context.Cause(ctx), c.tail())
+			return fmt.Errorf("%s is not ready: %w; its log ends:\n%s", c.name, context.Cause(ctx), process.LogTail(c.log()))
 		}
 	}
 	return nil
 }
 
 // pause returns false if ctx ends before the time is over.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
-}
+func pause(ctx context.Context, d time.Duration) bool { return openloop.Sleep(ctx, d) == nil }

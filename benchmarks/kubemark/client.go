@@ -45,18 +45,10 @@ type apiError struct {
 
 func (e *apiError) Error() string { return fmt.Sprintf("%d %s", e.code, e.text) }
 
-// hasCode says whether err is a refusal with one of these codes.
-func hasCode(err error, codes ...int) bool {
+// hasCode says whether err is a refusal with this code.
+func hasCode(err error, code int) bool {
 	refusal := (*apiError)(nil)
-	if !errors.As(err, &refusal) {
-		return false
-	}
-	for _, code := range codes {
-		if refusal.code == code {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &refusal) && refusal.code == code
 }
 
 func (c *client) open(ctx context.Context, method, path string, body any) (*http.Response, error) {
@@ -104,7 +96,7 @@ func (c *client) do(ctx context.Context, kind, method, path string, body, answer
 	began := time.Now()
 	err := c.exchange(timed, method, path, body, answer)
 	if ctx.Err() == nil { // Else it was cut off by us.
-		c.ledger.add(kind, began, time.Since(began), err)
+		c.ledger.add(kind, time.Since(began), err)
 	}
 	return err
 }

@@ -9,12 +9,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pebbledash/pebbledash/benchmarks/about"
 )
 
 // plan is what was asked for.
@@ -171,12 +172,12 @@ func run(p *plan) (err error) {
 			}
 		}
 	}
-	a.finish()
+	a.Finish()
 	return publish(p, a, results)
 }
 
 // publish prints the report, and keeps it and its page if that is asked for.
-func publish(p *plan, a *about, results map[string][]*result) error {
+func publish(p *plan, a *about.About, results map[string][]*result) error {
 	r := &report{plan: p, about: a, results: results}
 	var text bytes.Buffer
 	if err := r.write(&text); err != nil {
@@ -185,7 +186,7 @@ func publish(p *plan, a *about, results map[string][]*result) error {
 	if _, err := os.Stdout.Write(text.Bytes()); err != nil || p.save == "" {
 		return err
 	}
-	base := filepath.Join(p.save, a.began.Format(time.DateOnly)+"-"+p.name)
+	base := filepath.Join(p.save, a.Began.Format(time.DateOnly)+"-"+p.name)
 	var page bytes.Buffer
 	if err := r.page(&page, text.String()); err != nil {
 		return err
@@ -197,19 +198,4 @@ func publish(p *plan, a *about, results map[string][]*result) error {
 		fmt.Fprintln(os.Stderr, "kept:", base+ending)
 	}
 	return nil
-}
-
-// version is what a store says of itself.
-func version(ctx context.Context, binary string) (string, error) {
-	out, err := exec.CommandContext(ctx, binary, "--version").Output()
-	if err != nil {
-		return "", fmt.Errorf("%s --version: %w", binary, err)
-	}
-	var told []string
-	for line := range strings.SplitSeq(string(out), "\n") {
-		if strings.Contains(line, "Version") && !strings.Contains(line, "Go Version") {
-			told = append(told, line)
-		}
-	}
-	return strings.Join(told, ", "), nil
 }

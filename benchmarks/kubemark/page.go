@@ -8,6 +8,8 @@ import (
 	"io"
 	"math"
 	"time"
+
+	"github.com/pebbledash/pebbledash/benchmarks/svg"
 )
 
 // plot is a figure in time.
@@ -35,7 +37,7 @@ func (p plot) values(series []moment) []float64 {
 const style = `body{font:14px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1180px;padding:0 1em;color:#222}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:2em}pre{overflow-x:auto;font-size:12px;line-height:1.35;background:#f6f6f4;padding:1em}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(520px,1fr));gap:1.2em}svg{width:100%;height:auto}
-.grid{stroke:#e4e4e0}.bound{stroke:#b3261e;stroke-dasharray:5 4}.tick{font-size:11px;fill:#666}.title{font-size:13px;font-weight:600}
+.grid{stroke:#e4e4e0}.bound{stroke:#b3261e;stroke-dasharray:5 4}.curve{stroke-width:1.6}circle{fill-opacity:.8}.tick{font-size:11px;fill:#666}.title{font-size:13px;font-weight:600}
 .key{display:inline-block;width:.9em;height:.9em;margin:0 .3em 0 1em;vertical-align:-1px}`
 
 // page writes plots, and the report below them, as one file that needs no other.
@@ -44,7 +46,7 @@ func (r *report) page(w io.Writer, report string) error {
 		html.EscapeString(fmt.Sprintf("Kubernetes on %d hollow nodes with %d pods", r.plan.nodes, r.plan.pods)), style)
 	fmt.Fprint(w, `<p>`)
 	for _, store := range r.plan.stores {
-		fmt.Fprintf(w, `<span class="key" style="background:%s"></span>%s`, color(store), store)
+		fmt.Fprintf(w, `<span class="key" style="background:%s"></span>%s`, svg.ColorOf(store), store)
 	}
 	fmt.Fprint(w, `</p><h2>p99 beside what Kubernetes promises</h2><div class="plots">`)
 	for _, promise := range promises {
@@ -63,31 +65,18 @@ func (r *report) page(w io.Writer, report string) error {
 	return err
 }
 
-func color(store string) string {
-	if store == "etcd" {
-		return "#d9730d"
-	}
-	return "#1f63b5"
-}
-
-// curves are lines of a chart, by store.
-type curve struct {
-	color  string
-	points [][2]float64
-}
-
 func (r *report) timePlot(p plot) string {
 	var curves []curve
 	for _, store := range r.plan.stores {
 		for _, turn := range r.results[store] {
-			c := curve{color: color(store)}
+			c := curve{color: svg.ColorOf(store)}
 			for _, m := range turn.series {
 				c.points = append(c.points, [2]float64{m.at.Seconds(), p.of(m)})
 			}
 			curves = append(curves, c)
 		}
 	}
-	return lines(p.title, curves, false, math.NaN())
+	return lines(p.title, curves, svg.Linear, math.NaN())
 }
 
 // distribution draws which share of durations is not longer.
@@ -96,7 +85,7 @@ func (r *report) distribution(title string, bound float64, of func(*result) []ti
 	var curves []curve
 	for _, store := range r.plan.stores {
 		sorted := r.durations(store, of)
-		c := curve{color: color(store)}
+		c := curve{color: svg.ColorOf(store)}
 		for i := range steps + 1 {
 			share := float64(i) / steps
 			if len(sorted) > 0 {
@@ -105,7 +94,7 @@ func (r *report) distribution(title string, bound float64, of func(*result) []ti
 		}
 		curves = append(curves, c)
 	}
-	return lines(title+" (share of all that took no longer)", curves, true, bound)
+	return lines(title+" (share of all that took no longer)", curves, svg.Log, bound)
 }
 
 // promisePlot has a dot a store for each of the kinds of request that took longest.

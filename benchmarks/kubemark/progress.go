@@ -57,31 +57,3 @@ func (p *progress) done() {
 		fmt.Fprintln(os.Stderr)
 	}
 }
-
-// spark draws values as a line of blocks, of a width at most.
-func spark(values []float64, width int) string {
-	const blocks = "▁▂▃▄▅▆▇█"
-	if len(values) == 0 {
-		return ""
-	}
-	levels := []rune(blocks)
-	width = min(width, len(values))
-	most := 0.0
-	means := make([]float64, width)
-	for i := range width {
-		part := values[i*len(values)/width : (i+1)*len(values)/width]
-		for _, v := range part {
-			means[i] += v / float64(len(part))
-		}
-		most = max(most, means[i])
-	}
-	var line strings.Builder
-	for _, v := range means {
-		level := 0
-		if most > 0 {
-			level = int(v / most * float64(len(levels)-1))
-		}
-		line.WriteRune(levels[level])
-	}
-	return line.String()
-}

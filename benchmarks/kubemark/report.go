@@ -13,43 +13,15 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/pebbledash/pebbledash/benchmarks/about"
 	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
 
-// The figures of a turn.
-const (
-	figureCalls      = "API calls/s, of all clients"
-	figureOwnCalls   = "calls/s of the load"
-	figureFailed     = "calls of the load that failed"
-	figureStartP50   = "pod start p50 s"
-	figureStartP99   = "pod start p99 s"
-	figureLagP50     = "watch lag p50 ms"
-	figureLagP99     = "watch lag p99 ms"
-	figureStoreCalls = "store requests/s"
-	figureStoreP50   = "store request p50 ms"
-	figureStoreP99   = "store request p99 ms"
-	figureCPU        = "store CPU s/s"
-	figureCPUCall    = "store CPU µs/request"
-	figurePeak       = "store peak RSS MiB"
-	figureWritten    = "store written MiB"
-	figureDisk       = "store disk MiB"
-	figureAPICPU     = "kube-apiserver CPU s/s"
-	figureStart      = "cluster start s"
-	figureFill       = "all pods run s"
-	figureRemoval    = "namespaces removed s"
-)
-
-var figures = []string{
-	figureCalls, figureOwnCalls, figureFailed, figureStartP50, figureStartP99, figureLagP50, figureLagP99,
-	figureStoreCalls, figureStoreP50, figureStoreP99, figureCPU, figureCPUCall, figurePeak, figureWritten, figureDisk,
-	figureAPICPU, figureStart, figureFill, figureRemoval,
-}
-
 // report is the results of a run, in words and plots.
 type report struct {
 	plan    *plan
-	about   *about
+	about   *about.About
 	results map[string][]*result // by store
 }
 
@@ -58,7 +30,7 @@ const maxRows = 30
 
 func (r *report) write(w io.Writer) error {
 	parts := []func(io.Writer) error{
-		r.about.write, r.writeFigures, r.writePromises, r.writeRequests, r.writeOwn, r.writeStorage, r.writeGroups,
+		r.about.Write, r.writeFigures, r.writePromises, r.writeRequests, r.writeOwn, r.writeStorage, r.writeGroups,
 		r.writeRestarts, r.writeFailures, r.writeSparks,
 	}
 	for _, part := range parts {
@@ -90,10 +62,10 @@ func (r *report) perStore(first []string, columns ...string) []string {
 	return head
 }
 
-func (r *report) values(store, figure string) []float64 {
+func (r *report) values(store string, figure func(*result) float64) []float64 {
 	var all []float64
 	for _, turn := range r.results[store] {
-		all = append(all, turn.figures[figure])
+		all = append(all, figure(turn))
 	}
 	return all
 }
@@ -105,25 +77,18 @@ func (r *report) writeFigures(w io.Writer) error {
 	}
 	var rows [][]string
 	for _, figure := range figures {
-		row := []string{figure}
+		row := []string{figure.title}
 		for _, store := range r.plan.stores {
-			row = append(row, stats.Summarize(r.values(store, figure)).String())
+			row = append(row, stats.Summarize(r.values(store, figure.of)).String())
 		}
 		if len(r.plan.stores) == 2 {
-			row = append(row, ratio(r.values(r.plan.stores[0], figure), r.values(r.plan.stores[1], figure)))
+			// Of the same turn each.
+			ratios := stats.Ratios(r.values(r.plan.stores[0], figure.of), r.values(r.plan.stores[1], figure.of))
+			row = append(row, stats.Summarize(ratios).String())
 		}
 		rows = append(rows, row)
 	}
 	return table(w, "the whole load, from the first pod to the last namespace's end", head, rows)
-}
-
-// ratio is of figures of the same turn; there is none of zeros.
-func ratio(xs, ys []float64) string {
-	s := stats.Summarize(stats.Ratios(xs, ys))
-	if math.IsNaN(s.Median) {
-		return "-"
-	}
-	return s.String()
 }
 
 // merged are histograms of all turns together, by their key.
@@ -343,6 +308,34 @@ func (r *report) writeSparks(w io.Writer) error {
 		}
 	}
 	return table(w, "the first turn in time", []string{"", "", "", ""}, rows)
+}
+
+// spark draws values as a line of blocks, of a width at most.
+func spark(values []float64, width int) string {
+	const blocks = "▁▂▃▄▅▆▇█"
+	if len(values) == 0 {
+		return ""
+	}
+	levels := []rune(blocks)
+	width = min(width, len(values))
+	most := 0.0
+	means := make([]float64, width)
+	for i := range width {
+		part := values[i*len(values)/width : (i+1)*len(values)/width]
+		for _, v := range part {
+			means[i] += v / float64(len(part))
+		}
+		most = max(most, means[i])
+	}
+	var line strings.Builder
+	for _, v := range means {
+		level := 0
+		if most > 0 {
+			level = int(v / most * float64(len(levels)-1))
+		}
+		line.WriteRune(levels[level])
+	}
+	return line.String()
 }
 
 func number(v float64) string { return fmt.Sprintf("%.3g", v) }

@@ -14,14 +14,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pebbledash/pebbledash/benchmarks/about"
 	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
+	"github.com/pebbledash/pebbledash/benchmarks/process"
 )
 
 func aResult(scale float64) *result {
 	h := exposition.Histogram{Buckets: map[float64]float64{0.1: 90, 1: 100, math.Inf(1): 100}, Sum: 10}
 	requests := map[string]exposition.Histogram{"POST\tpods\tresource": h}
-	r := &result{
-		figures: map[string]float64{}, requests: requests, promised: requests,
+	return &result{
+		took: time.Second, storeUsed: process.Usage{CPU: time.Duration(10 * scale * float64(time.Second))},
+		requests: requests, promised: requests,
 		storage: map[string]exposition.Histogram{"create pods": h},
 		own:     map[string][]time.Duration{"create pods": {time.Second, 2 * time.Second}},
 		startup: []time.Duration{time.Second, 7 * time.Second}, lag: []time.Duration{time.Millisecond},
@@ -29,17 +32,12 @@ func aResult(scale float64) *result {
 		failures: map[string]int{"create pods: 500 <no>": 2},
 		series:   []moment{{at: time.Second, storeCores: 0.5, pods: 10}, {at: 2 * time.Second, storeCores: 1, pods: 20}},
 	}
-	for _, figure := range figures {
-		r.figures[figure] = 10 * scale
-	}
-	r.figures[figureFailed] = 0
-	return r
 }
 
 func aReport() *report {
 	return &report{
 		plan:    &plan{stores: []string{"pebbledash", "etcd"}, nodes: 5, pods: 20},
-		about:   &about{rows: [][2]string{{"commit", "abc"}}},
+		about:   &about.About{Rows: [][2]string{{"commit", "abc"}}},
 		results: map[string][]*result{"pebbledash": {aResult(1), aResult(1)}, "etcd": {aResult(2), aResult(4)}},
 	}
 }
@@ -52,7 +50,9 @@ func TestReport(t *testing.T) {
 		"commit abc\n",
 		// Ratios of the same turns: 10/20 and 10/40.
 		" store CPU s/s 10.0 30.0 (20.0-40.0) 0.38 (0.25-0.50)\n",
+		" store CPU µs/request 100000 300000 (200000-400000) 0.38 (0.25-0.50)\n",
 		" calls of the load that failed 0.00 0.00 -\n",
+		" pod start p99 s 7.00 7.00 1.00\n",
 		" changes 1 s 0.91 s kept POST pods 0.91 s kept POST pods\n",
 		" start of a pod 5 s 7 s broken 1.4 times over of 4 pods",
 		" POST pods 200 55.6 910 200 55.6 910\n",
@@ -60,6 +60,24 @@ func TestReport(t *testing.T) {
 	} {
 		require.Contains(t, text, want)
 	}
+}
+
+// TestNothingMeasured sees to it that what was not measured is no zero.
+func TestNothingMeasured(t *testing.T) {
+	require.True(t, math.IsNaN(seconds(nil, 0.99)))
+	require.InDelta(t, 2, seconds([]time.Duration{time.Second, 2 * time.Second}, 0.99), 0)
+	require.True(t, math.IsNaN(perCall(time.Second, 0)))
+	require.InDelta(t, 5e5, perCall(time.Second, 2), 0)
+
+	r := aReport()
+	for _, turn := range r.results["etcd"] {
+		turn.own, turn.lag, turn.storage = nil, nil, nil
+	}
+	var out bytes.Buffer
+	require.NoError(t, r.write(&out))
+	require.Regexp(t, `create pods +4 +1000 +2000 +0 +- +-\n`, out.String())
+	require.Regexp(t, `watch lag p99 ms +1.00 +- +-\n`, out.String())
+	require.Regexp(t, `store CPU µs/request +100000 +- +-\n`, out.String())
 }
 
 func TestReportOfRestarts(t *testing.T) {
@@ -74,7 +92,7 @@ func TestReportOfRestarts(t *testing.T) {
 // TestSettleFailures has failures before, between and after restarts.
 func TestSettleFailures(t *testing.T) {
 	turn := &turn{ledger: newLedger(), result: &result{}}
-	fail := func() { turn.ledger.add("get", time.Now(), 0, errors.New("no")) }
+	fail := func() { turn.ledger.add("get", 0, errors.New("no")) }
 	begin := func() {
 		turn.settleFailures()
 		_, failed := turn.ledger.counts()
@@ -143,8 +161,7 @@ func TestPodWatcher(t *testing.T) {
 	note("DELETED", "b", "Pending", 5*time.Second)
 	require.EqualValues(t, 0, w.running.Load())
 	require.Empty(t, w.seen)
-	require.Len(t, w.startup, 1)
-	require.Equal(t, 3*time.Second, w.startup[0].took)
+	require.Equal(t, []time.Duration{3 * time.Second}, w.startup)
 }
 
 func TestCommand(t *testing.T) {

@@ -30,7 +30,7 @@ func (t *turn) sampleUntil(ctx context.Context) (series []moment) {
 	for first := true; ; first = false {
 		store, err := t.cluster.store.usage()
 		api, err2 := t.cluster.apiserver.use.Usage()
-		peak, err3 := t.cluster.store.residentBytes()
+		resident, err3 := t.cluster.store.residentBytes()
 		answered, _ := t.ledger.counts()
 		now := time.Now()
 		if err == nil && err2 == nil && err3 == nil {
@@ -39,7 +39,7 @@ func (t *turn) sampleUntil(ctx context.Context) (series []moment) {
 					at:             now.Sub(began),
 					storeCores:     (store.CPU - lastStore.CPU).Seconds() / by,
 					apiCores:       (api.CPU - lastAPI.CPU).Seconds() / by,
-					storeMiB:       float64(peak) / (1 << 20),
+					storeMiB:       mib(resident),
 					pods:           float64(t.load.watch.running.Load()),
 					callsPerSecond: float64(answered-lastCalls) / by,
 				})

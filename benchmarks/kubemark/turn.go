@@ -12,7 +12,6 @@ import (
 
 	"github.com/pebbledash/pebbledash/benchmarks/kubemark/exposition"
 	"github.com/pebbledash/pebbledash/benchmarks/process"
-	"github.com/pebbledash/pebbledash/benchmarks/stats"
 )
 
 // turn is one run of the whole load on one store.
@@ -27,7 +26,11 @@ type turn struct {
 
 // result is what a turn has found.
 type result struct {
-	figures map[string]float64 // by title, see figures
+	start, fill, removal time.Duration // of the cluster, the pods, the namespaces
+	took                 time.Duration // fill, load and removal, between two readings
+	storeUsed, apiUsed   process.Usage // meanwhile
+	peakBytes, diskBytes int64         // of the store
+	answered, failed     int           // calls of the load
 	// requests is what kube-apiserver took, by request, and promised the same as promises
 	// have it; storage is what its store took, by operation and resource.
 	requests, promised, storage map[string]exposition.Histogram
@@ -49,8 +52,8 @@ func runTurn(ctx context.Context, p *plan, storeName, dir string, say func(strin
 	if err != nil {
 		return nil, err
 	}
-	t := &turn{plan: p, cluster: c, ledger: newLedger(), say: say, result: &result{figures: map[string]float64{}}}
-	t.result.figures[figureStart] = time.Since(began).Seconds()
+	t := &turn{plan: p, cluster: c, ledger: newLedger(), say: say, result: &result{}}
+	t.result.start = time.Since(began)
 	t.load = &load{pods: p.pods, rate: p.rate, steady: p.steady, watch: newPodWatcher(), lag: &lagWatchers{}}
 	for range clients {
 		t.load.clients = append(t.load.clients, newClient(c, t.ledger))
@@ -114,7 +117,7 @@ func (t *turn) phases(ctx context.Context) error {
 	if err := t.load.fill(ctx, progress("pods run")); err != nil {
 		return err
 	}
-	t.result.figures[figureFill] = time.Since(began).Seconds()
+	t.result.fill = time.Since(began)
 
 	steady := time.Now()
 	restarted := make(chan error, 1)
@@ -138,7 +141,7 @@ func (t *turn) phases(ctx context.Context) error {
 	if err := t.load.remove(ctx, progress("pods removed")); err != nil {
 		return err
 	}
-	t.result.figures[figureRemoval] = time.Since(removal).Seconds()
+	t.result.removal = time.Since(removal)
 	return nil
 }
 
@@ -208,55 +211,33 @@ func (t *turn) read(ctx context.Context) (r reading, err error) {
 	return r, nil
 }
 
-// note makes figures of two readings.
+// note keeps what lies between two readings.
 func (t *turn) note(before, after reading) error {
 	r := t.result
-	by := after.at.Sub(before.at).Seconds()
+	r.took = after.at.Sub(before.at)
+	r.storeUsed, r.apiUsed = after.store.Since(before.store), after.api.Since(before.api)
+	r.answered = after.answered - before.answered
+	_, r.failed = t.ledger.counts()
 	r.requests = delta(before.samples, after.samples, requestHistogram, requestOf)
 	r.promised = delta(before.samples, after.samples, promiseHistogram, requestOf)
 	r.storage = delta(before.samples, after.samples, storeHistogram, storageOf)
 	r.own, r.failures = t.ledger.latencies(), t.ledger.failures
-	for _, c := range t.load.watch.startup {
-		r.startup = append(r.startup, c.took)
-	}
-	r.lag = t.load.lag.lags
+	r.startup, r.lag = t.load.watch.startup, t.load.lag.lags
 	slices.Sort(r.startup)
 	slices.Sort(r.lag)
 	r.groups = map[string]float64{}
 	if !t.plan.restart { // which counts from zero
 		for group, n := range after.groups {
-			r.groups[group] = (n - before.groups[group]) / by
+			r.groups[group] = (n - before.groups[group]) / r.took.Seconds()
 		}
 	}
-	peak, err := t.cluster.store.peakBytes()
-	if err != nil {
+	var err error
+	if r.peakBytes, err = t.cluster.store.peakBytes(); err != nil {
 		return err
 	}
-	disk, err := t.cluster.store.diskBytes()
-	if err != nil {
-		return err
-	}
-	_, failed := t.ledger.counts()
-	requests, storage := together(r.requests), together(r.storage)
-	cpu := (after.store.CPU - before.store.CPU).Seconds()
-	f := r.figures
-	f[figureCalls] = requests.Count() / by
-	f[figureOwnCalls] = float64(after.answered-before.answered) / by
-	f[figureFailed] = float64(failed)
-	f[figureStartP50], f[figureStartP99] = seconds(r.startup, 0.5), seconds(r.startup, 0.99)
-	f[figureLagP50], f[figureLagP99] = 1000*seconds(r.lag, 0.5), 1000*seconds(r.lag, 0.99)
-	f[figureStoreCalls] = storage.Count() / by
-	f[figureStoreP50], f[figureStoreP99] = 1000*storage.Quantile(0.5), 1000*storage.Quantile(0.99)
-	f[figureCPU] = cpu / by
-	f[figureCPUCall] = cpu * 1e6 / storage.Count()
-	f[figureAPICPU] = (after.api.CPU - before.api.CPU).Seconds() / by
-	f[figurePeak] = float64(peak) / (1 << 20)
-	f[figureWritten] = float64(after.store.WrittenBytes-before.store.WrittenBytes) / (1 << 20)
-	f[figureDisk] = float64(disk) / (1 << 20)
-	return nil
+	r.diskBytes, err = t.cluster.store.diskBytes()
+	return err
 }
-
-func seconds(sorted []time.Duration, q float64) float64 { return stats.Quantile(sorted, q).Seconds() }
 
 // delta is what a histogram has counted between two readings, by what of makes of labels.
 func delta(before, after []exposition.Sample, name string, of func(map[string]string) string) map[string]exposition.Histogram {

@@ -20,7 +20,7 @@ import (
 type podWatcher struct {
 	mu      sync.Mutex
 	seen    map[string]time.Time // by UID, until it runs
-	startup []call               // at is when the pod was seen first
+	startup []time.Duration
 	running atomic.Int64
 	counted map[string]bool // UIDs in running
 }
@@ -94,7 +94,7 @@ func (w *podWatcher) note(e watchEvent, now time.Time) {
 	}
 	first, waiting := w.seen[uid]
 	if waiting && e.Object.Status.Phase == "Running" {
-		w.startup = append(w.startup, call{first, now.Sub(first)})
+		w.startup = append(w.startup, now.Sub(first))
 		delete(w.seen, uid)
 		w.counted[uid] = true
 		w.running.Add(1)

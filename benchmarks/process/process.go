@@ -77,17 +77,17 @@ func (s *Server) run(ctx context.Context) error {
 	}
 	cmd := exec.Command(s.binary, append(arguments(s.binary, s.dir, s.at), s.args...)...)
 	cmd.Dir = s.dir
-	cmd.Env = environ()
+	cmd.Env = Environ()
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	s.killed = false
-	s.cmd, s.log, s.exited = cmd, log, make(chan struct{})
+	s.cmd, s.log = cmd, log
 	begin := time.Now()
-	if err := s.launch(); err != nil {
+	if s.exited, err = Launch(cmd); err != nil {
 		return errors.Join(err, log.Close())
 	}
 	if err := s.waitReady(ctx); err != nil {
-		err = fmt.Errorf("%s gives no answer: %w; its log ends:\n%s", s.binary, err, s.logTail())
+		err = fmt.Errorf("%s gives no answer: %w; its log ends:\n%s", s.binary, err, LogTail(s.log.Name()))
 		return errors.Join(err, s.Kill())
 	}
 	s.Started = time.Since(begin)
@@ -120,8 +120,8 @@ func arguments(binary, dir string, at place) []string {
 	}
 }
 
-// environ is ours without etcd's variables, which both programs would heed.
-func environ() []string {
+// Environ is ours without etcd's variables, which both stores would heed.
+func Environ() []string {
 	var env []string
 	for _, kv := range os.Environ() {
 		if !strings.HasPrefix(kv, "ETCD_") {
@@ -131,21 +131,23 @@ func environ() []string {
 	return env
 }
 
-// launch starts the process. NB: the kernel kills it when the thread that
-// started it ends, so that thread is kept.
-func (s *Server) launch() error {
+// Launch starts a process, and says when it is gone; one that does not start is gone. NB:
+// with Pdeathsig the kernel kills it when the thread that started it ends, so that thread
+// is kept.
+func Launch(cmd *exec.Cmd) (exited chan struct{}, err error) {
+	exited = make(chan struct{})
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := s.cmd.Start()
+		err := cmd.Start()
 		started <- err
 		if err == nil {
-			_ = s.cmd.Wait() // ProcessState says it, too.
+			_ = cmd.Wait() // ProcessState says it, too.
 		}
-		close(s.exited)
+		close(exited)
 	}()
-	return <-started
+	return exited, <-started
 }
 
 func (s *Server) waitReady(ctx context.Context) error {
@@ -180,8 +182,9 @@ func Dial(address string) (*grpc.ClientConn, error) {
 // maxTailBytes bounds how much of a log an error quotes.
 const maxTailBytes = 2 << 10
 
-func (s *Server) logTail() string {
-	log, err := os.ReadFile(s.log.Name())
+// LogTail is the end of a log, or why there is none.
+func LogTail(name string) string {
+	log, err := os.ReadFile(name)
 	if err != nil {
 		return err.Error()
 	}
@@ -198,7 +201,7 @@ func (s *Server) Stop() error {
 	default:
 	}
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return errors.Join(fmt.Errorf("it has ended before: %w; its log ends:\n%s", err, s.logTail()), s.log.Close())
+		return errors.Join(fmt.Errorf("it has ended before: %w; its log ends:\n%s", err, LogTail(s.log.Name())), s.log.Close())
 	}
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()

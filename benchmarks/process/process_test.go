@@ -28,8 +28,9 @@ func TestUsage(t *testing.T) {
 	require.NoError(t, err)
 	in, err := cmd.StdinPipe()
 	require.NoError(t, err)
-	s := &Server{cmd: cmd, dir: dir, exited: make(chan struct{})}
-	require.NoError(t, s.launch())
+	exited, err := Launch(cmd)
+	require.NoError(t, err)
+	s := &Server{cmd: cmd, dir: dir}
 	_, err = out.Read(make([]byte, len("written\n")))
 	require.NoError(t, err)
 
@@ -46,7 +47,7 @@ func TestUsage(t *testing.T) {
 	require.Positive(t, peak)
 
 	require.NoError(t, in.Close())
-	<-s.exited
+	<-exited
 }
 
 func TestField(t *testing.T) {

@@ -27,6 +27,11 @@ type Usage struct {
 	WrittenBytes int64
 }
 
+// Since is what has been used since an earlier reading.
+func (u Usage) Since(earlier Usage) Usage {
+	return Usage{CPU: u.CPU - earlier.CPU, WrittenBytes: u.WrittenBytes - earlier.WrittenBytes}
+}
+
 // Usage reads the counters.
 func (s *Server) Usage() (Usage, error) {
 	cpu, err := cpuTime(s.cmd.Process.Pid)

@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
+	"github.com/pebbledash/pebbledash/benchmarks/svg"
 )
 
 // point is what was measured of one server in one row.
@@ -28,37 +29,6 @@ type chart struct {
 	lines []line
 }
 
-// The order and the colours of servers, the same everywhere; who is not there is grey.
-var peerColors = []struct{ peer, color string }{
-	{"pebbledash", "#1f63b5"},
-	{"four-groups", "#1f63b5"},
-	{"pebbledash-overrides", "#6fb1e0"},
-	{"one-group", "#6fb1e0"},
-	{"etcd", "#d9730d"},
-	{"etcd-overrides", "#f2b266"},
-	{"kine", "#3f8f3a"},
-}
-
-const otherColor = "#777777"
-
-func colorOf(peer string) string {
-	for _, p := range peerColors {
-		if p.peer == peer {
-			return p.color
-		}
-	}
-	return otherColor
-}
-
-// rank orders servers as their colours are.
-func rank(peer string) int {
-	i := slices.IndexFunc(peerColors, func(p struct{ peer, color string }) bool { return p.peer == peer })
-	if i < 0 {
-		return len(peerColors)
-	}
-	return i
-}
-
 // peers are the servers in a chart, in order.
 func (c *chart) peers() []string {
 	var names []string
@@ -69,7 +39,7 @@ func (c *chart) peers() []string {
 			}
 		}
 	}
-	slices.SortStableFunc(names, func(a, b string) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(names, func(a, b string) int { return svg.Rank(a) - svg.Rank(b) })
 	return names
 }
 
@@ -112,34 +82,34 @@ func (c *chart) dots() string {
 	if len(c.lines) > manyLines {
 		first += axisHeight // for a second axis: the other one is out of sight
 	}
-	s := &svg{width: max(chartWidth, left+300), height: first + float64(len(c.lines))*rowHeight + axisHeight}
-	bottom := s.height - axisHeight
-	x := newScale(c.values(), left, s.width-labelWidth-6, false)
+	s := &svg.Canvas{Width: max(chartWidth, left+300), Height: first + float64(len(c.lines))*rowHeight + axisHeight}
+	bottom := s.Height - axisHeight
+	x := svg.NewScale(c.values(), left, s.Width-labelWidth-6, svg.Auto)
 	for i := range c.lines {
 		if i%2 == 0 {
-			s.rect(0, first+float64(i)*rowHeight, s.width, rowHeight, "band")
+			s.Rect(0, first+float64(i)*rowHeight, s.Width, rowHeight, "band")
 		}
 	}
-	for _, t := range x.ticks(5) {
-		s.line(x.at(t), first, x.at(t), bottom, "grid", "")
-		s.text(x.at(t), bottom+15, "middle", "tick", short(t))
-		if len(c.lines) > manyLines {
-			s.text(x.at(t), first-6, "middle", "tick", short(t))
+	const ticks = 5
+	s.Across(x, ticks, first, bottom)
+	if len(c.lines) > manyLines {
+		for _, t := range x.Ticks(ticks) {
+			s.Text(x.At(t), first-6, "middle", "tick", svg.Short(t))
 		}
 	}
-	s.line(left, bottom, s.width-labelWidth, bottom, "axis", "")
+	s.Line(left, bottom, s.Width-labelWidth, bottom, "axis", "")
 	for i, l := range c.lines {
 		top := first + float64(i)*rowHeight
-		s.text(left-8, top+rowHeight/2+4, "end", "name", l.name)
+		s.Text(left-8, top+rowHeight/2+4, "end", "name", l.name)
 		for _, p := range l.points {
 			y := top + rowGap/2 + (float64(slices.Index(peers, p.peer))+0.5)*laneHeight
-			color := colorOf(p.peer)
-			s.line(x.at(p.Low), y, x.at(p.High), y, "spread", color)
-			s.dot(x.at(p.Median), y, color, fmt.Sprintf("%s, %s: %s", l.name, p.peer, p.Summary))
-			s.text(max(x.at(p.High), x.at(p.Median))+7, y+3.5, "start", "value", short(p.Median))
+			color := svg.ColorOf(p.peer)
+			s.Line(x.At(p.Low), y, x.At(p.High), y, "spread", color)
+			s.Dot(x.At(p.Median), y, color, fmt.Sprintf("%s, %s: %s", l.name, p.peer, p.Summary))
+			s.Text(max(x.At(p.High), x.At(p.Median))+7, y+3.5, "start", "value", svg.Short(p.Median))
 		}
 	}
-	return s.done(c.title)
+	return s.Done(c.title)
 }
 
 // numeric says that all rows are named by numbers, so that they can be an axis.
@@ -155,43 +125,37 @@ func (c *chart) numeric() bool {
 // curves draws a curve for each server over what rows differ in, both logarithmic: what
 // does not depend on it is level.
 func (c *chart) curves(below string) string {
-	s := &svg{width: 376, height: lineHeight}
-	bottom := s.height - belowHeight
+	s := &svg.Canvas{Width: 376, Height: lineHeight}
+	bottom := s.Height - belowHeight
 	var xs []float64
 	for _, l := range c.lines {
 		v, _ := strconv.ParseFloat(l.name, 64) // numeric has tried.
 		xs = append(xs, v)
 	}
-	x := newScale(xs, axisWidth, s.width-16, true)
-	y := newScale(c.values(), bottom, 10, true)
-	for _, t := range x.ticks(6) {
-		s.line(x.at(t), 10, x.at(t), bottom, "grid", "")
-		s.text(x.at(t), bottom+15, "middle", "tick", short(t))
-	}
-	for _, t := range y.ticks(6) {
-		s.line(axisWidth, y.at(t), s.width-16, y.at(t), "grid", "")
-		s.text(axisWidth-6, y.at(t)+3.5, "end", "tick", short(t))
-	}
-	s.line(axisWidth, bottom, s.width-16, bottom, "axis", "")
-	s.line(axisWidth, 10, axisWidth, bottom, "axis", "")
-	s.text((axisWidth+s.width-16)/2, s.height-6, "middle", "tick", below)
+	x := svg.NewScale(xs, axisWidth, s.Width-16, svg.Log)
+	y := svg.NewScale(c.values(), bottom, 10, svg.Log)
+	s.Across(x, 6, 10, bottom)
+	s.Up(y, 6, axisWidth, s.Width-16)
+	s.Line(axisWidth, bottom, s.Width-16, bottom, "axis", "")
+	s.Line(axisWidth, 10, axisWidth, bottom, "axis", "")
+	s.Text((axisWidth+s.Width-16)/2, s.Height-6, "middle", "tick", below)
 	for _, peer := range c.peers() {
-		color := colorOf(peer)
+		color := svg.ColorOf(peer)
 		var points [][2]float64
 		for i, l := range c.lines {
 			for _, p := range l.points {
 				if p.peer != peer || p.Median <= 0 {
 					continue
 				}
-				at := [2]float64{x.at(xs[i]), y.at(p.Median)}
+				at := [2]float64{x.At(xs[i]), y.At(p.Median)}
 				points = append(points, at)
-				s.line(at[0], y.at(p.Low), at[0], y.at(p.High), "spread", color)
-				s.dot(at[0], at[1], color, fmt.Sprintf("%s, %s: %s", l.name, peer, p.Summary))
+				s.Line(at[0], y.At(p.Low), at[0], y.At(p.High), "spread", color)
+				s.Dot(at[0], at[1], color, fmt.Sprintf("%s, %s: %s", l.name, peer, p.Summary))
 			}
 		}
-		s.path(points, color)
+		s.Path(points, color)
 	}
-	return s.done(c.title)
+	return s.Done(c.title)
 }
 
 // sortNumeric puts rows in the order of their numbers.

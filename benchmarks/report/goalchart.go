@@ -3,6 +3,8 @@ package report
 import (
 	"fmt"
 	"unicode/utf8"
+
+	"github.com/pebbledash/pebbledash/benchmarks/svg"
 )
 
 // goalDots draws how far each goal is from its bound: left of the line is met, whatever
@@ -18,32 +20,29 @@ func goalDots(verdicts []Verdict) string {
 	}
 	const row = 19.0
 	left := float64(longest)*charWidth + 12
-	s := &svg{width: left + 430, height: float64(len(verdicts))*row + axisHeight + 22}
-	bottom := s.height - axisHeight
-	x := newScale(append(shares, 0.3, 3), left, s.width-70, true)
-	s.rect(left, 18, x.at(1)-left, bottom-18, "good")
-	for _, t := range x.ticks(6) {
-		s.line(x.at(t), 18, x.at(t), bottom, "grid", "")
-		s.text(x.at(t), bottom+15, "middle", "tick", short(t))
-	}
-	s.line(x.at(1), 18, x.at(1), bottom, "axis", "")
-	s.text(x.at(1)-6, 12, "end", "tick", "met")
-	s.text(x.at(1)+6, 12, "start", "tick", "not met: share of what is wanted")
+	s := &svg.Canvas{Width: left + 430, Height: float64(len(verdicts))*row + axisHeight + 22}
+	bottom := s.Height - axisHeight
+	x := svg.NewScale(append(shares, 0.3, 3), left, s.Width-70, svg.Log)
+	s.Rect(left, 18, x.At(1)-left, bottom-18, "good")
+	s.Across(x, 6, 18, bottom)
+	s.Line(x.At(1), 18, x.At(1), bottom, "axis", "")
+	s.Text(x.At(1)-6, 12, "end", "tick", "met")
+	s.Text(x.At(1)+6, 12, "start", "tick", "not met: share of what is wanted")
 	for i, v := range verdicts {
 		y := 18 + (float64(i)+0.5)*row
-		s.text(left-8, y+4, "end", "name", v.What+"  "+v.Wanted())
+		s.Text(left-8, y+4, "end", "name", v.What+"  "+v.Wanted())
 		if v.Unknown() {
-			s.text(left+6, y+4, "start", "value", "not measured")
+			s.Text(left+6, y+4, "start", "value", "not measured")
 			continue
 		}
 		color := "#b3261e"
 		if v.Met() {
 			color = "#2e7d32"
 		}
-		s.dot(x.at(v.share()), y, color, fmt.Sprintf("%s: %s, %s", v.What, v.Measured, v.Word()))
-		s.text(x.at(v.share())+8, y+4, "start", "value", short(v.Measured.Median))
+		s.Dot(x.At(v.share()), y, color, fmt.Sprintf("%s: %s, %s", v.What, v.Measured, v.Word()))
+		s.Text(x.At(v.share())+8, y+4, "start", "value", svg.Short(v.Measured.Median))
 	}
-	return s.done("goals")
+	return s.Done("goals")
 }
 
 // share is 1 at the bound, and less if the goal is met with something to spare.

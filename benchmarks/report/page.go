@@ -12,6 +12,7 @@ import (
 
 	"github.com/pebbledash/pebbledash/benchmarks/record"
 	"github.com/pebbledash/pebbledash/benchmarks/stats"
+	"github.com/pebbledash/pebbledash/benchmarks/svg"
 )
 
 // section is a part of the page: sheets whose rows go into the same charts, one chart a
@@ -205,9 +206,9 @@ func writeSection(out *strings.Builder, s section, files []*record.File) {
 	for _, c := range charts {
 		peers = append(peers, c.peers()...)
 	}
-	slices.SortStableFunc(peers, func(a, b string) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(peers, func(a, b string) int { return svg.Rank(a) - svg.Rank(b) })
 	for _, p := range slices.Compact(peers) {
-		fmt.Fprintf(out, `<span><i style="background:%s"></i>%s</span>`, colorOf(p), html.EscapeString(p))
+		fmt.Fprintf(out, `<span><i style="background:%s"></i>%s</span>`, svg.ColorOf(p), html.EscapeString(p))
 	}
 	out.WriteString("</p>\n<div class=\"charts\">\n")
 	for _, c := range charts {

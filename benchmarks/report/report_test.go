@@ -86,32 +86,6 @@ func TestGoalsAreDrawn(t *testing.T) {
 	}
 }
 
-func TestScale(t *testing.T) {
-	s := newScale([]float64{1, 2, 5}, 100, 200, false)
-	require.False(t, s.log)
-	require.InDelta(t, 100, s.at(0), 0)
-	require.Less(t, s.at(5), 200.0)
-	require.Equal(t, []float64{0, 2, 4}, s.ticks(5))
-
-	s = newScale([]float64{1, 1000, math.NaN(), 0}, 100, 200, false)
-	require.True(t, s.log, "values far apart")
-	require.InDelta(t, (s.at(1)+s.at(100))/2, s.at(10), 1e-9)
-	require.InDelta(t, 100, s.at(0), 0, "what is not on it is at its beginning")
-	for _, tick := range s.ticks(5) {
-		require.GreaterOrEqual(t, s.at(tick), 100.0)
-		require.LessOrEqual(t, s.at(tick), 200.0)
-	}
-	s = newScale([]float64{10, 10.1}, 0, 100, true)
-	require.InDelta(t, s.at(10), s.at(10.1), 2, "a flat line looks flat")
-	require.NotEmpty(t, newScale(nil, 0, 1, false).ticks(3))
-}
-
-func TestShort(t *testing.T) {
-	for v, want := range map[float64]string{0: "0", 0.254: "0.25", 1.5: "1.5", 12.04: "12", 226: "226", 9000: "9000", 12_345: "12.3k", 1e6: "1M", 0.001: "0.001"} {
-		require.Equal(t, want, short(v))
-	}
-}
-
 func TestCharts(t *testing.T) {
 	files := []*record.File{
 		file("old", "growth", "growth-keys", "1000", "put p50 ms", []float64{7}, []float64{7}),
@@ -151,13 +125,6 @@ func inside(t *testing.T, drawing string) {
 		}
 	}
 	require.NotRegexp(t, `(NaN|Inf|="-\d)`, drawing)
-}
-
-func TestColors(t *testing.T) {
-	require.Equal(t, colorOf("pebbledash"), colorOf("four-groups"))
-	require.NotEqual(t, colorOf("pebbledash"), colorOf("etcd"))
-	require.NotEqual(t, colorOf("kine"), colorOf("etcd"))
-	require.Equal(t, otherColor, colorOf("before"))
 }
 
 func TestPage(t *testing.T) {
