@@ -26,6 +26,9 @@ const (
 	DefaultMaxMutatingInflight = 200
 )
 
+// maxLimit is the most seats that anything has.
+const maxLimit = 1 << 20
+
 // defaultMaxWait is how long kube-apiserver's own requests wait at most.
 const defaultMaxWait = 15 * time.Second
 
@@ -46,6 +49,12 @@ type Config struct {
 
 	Registerer prometheus.Registerer // nil for none
 	Clock      clock.Clock           // nil for the real one
+}
+
+// ParseResourceLimits reads what bounds single resources: resource#n,
+// group/resource#n.
+func ParseResourceLimits(text string) (route.Numbers, error) {
+	return route.ParseNumbers(text, 1, maxLimit)
 }
 
 // reason says what became of a request that had to wait.
