@@ -202,8 +202,8 @@ func (v *Visit) Inside() bool { return v.inside }
 // IsList says whether the request is a list, whose answer Learn wants to know of.
 func (v *Visit) IsList() bool { return v.list != nil }
 
-// Seats is how many it takes.
-func (v *Visit) Seats() int {
+// width is how many seats it takes.
+func (v *Visit) width() int {
 	if v.count == 0 {
 		return 1
 	}
@@ -215,7 +215,7 @@ func (v *Visit) begin() {
 	v.inside = true
 	n := &v.resource.counts[v.class]
 	n.executing.Add(1)
-	n.seats.Add(int64(v.Seats()))
+	n.seats.Add(int64(v.width()))
 	n.dispatched.Add(1)
 }
 
@@ -226,7 +226,7 @@ func (v *Visit) Leave() {
 		v.inside = false
 		n := &v.resource.counts[v.class]
 		n.executing.Add(-1)
-		n.seats.Add(-int64(v.Seats()))
+		n.seats.Add(-int64(v.width()))
 	}
 	for v.entered > 0 {
 		v.entered--
