@@ -97,7 +97,8 @@ type Limiter struct {
 	mu sync.Mutex
 }
 
-// New returns a limiter.
+// New returns a limiter, or an error if a limit is negative, or a resource has two or is
+// called "other".
 func New(cfg Config) (*Limiter, error) {
 	l := &Limiter{
 		maxWait: cfg.MaxWait, clock: cfg.Clock, quota: cfg.QuotaReached, seed: maphash.MakeSeed(),
@@ -239,7 +240,7 @@ func (v *Visit) Long() bool { return v.list != nil && v.count > 0 && v.seats[v.c
 
 // Compute waits until a long list may use a processor: half of them are for lists,
 // so that there is always one for what must not wait. Rest ends it; a list rests
-// while it is sent.
+// while it is sent. An error is ctx's, and leaves nothing to end.
 // REQUIRES: Long.
 func (v *Visit) Compute(ctx context.Context) error {
 	select {
