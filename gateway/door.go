@@ -35,18 +35,18 @@ const http2Preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // tlsHandshake is the first byte of a TLS client's first record.
 const tlsHandshake = 0x16
 
-// A Mode says what a listener takes.
-type Mode int8
+// A mode says what a listener takes.
+type mode int8
 
 // The modes.
 const (
-	// Plain takes what comes as it is: plain text, or connections of a TLS
+	// modePlain takes what comes as it is: plain text, or connections of a TLS
 	// listener.
-	Plain Mode = iota
-	// Secure takes TLS.
-	Secure
-	// Either takes both, told apart by the first byte.
-	Either
+	modePlain mode = iota
+	// modeSecure takes TLS.
+	modeSecure
+	// modeEither takes both, told apart by the first byte.
+	modeEither
 )
 
 var (
@@ -129,14 +129,14 @@ func ServerTLS(base *tls.Config) *tls.Config {
 }
 
 // listener makes l's connections come through the door.
-func (d *door) listener(l net.Listener, mode Mode) net.Listener {
+func (d *door) listener(l net.Listener, mode mode) net.Listener {
 	return &doorListener{Listener: l, door: d, mode: mode}
 }
 
 type doorListener struct {
 	net.Listener
 	door *door
-	mode Mode
+	mode mode
 }
 
 func (l *doorListener) Accept() (net.Conn, error) {
@@ -211,8 +211,8 @@ func (d *door) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, erro
 	if !ok {
 		return nil, nil, errNotOurs
 	}
-	secure := dc.mode == Secure
-	if dc.mode == Either {
+	secure := dc.mode == modeSecure
+	if dc.mode == modeEither {
 		first := make([]byte, 1)
 		if _, err := io.ReadFull(dc, first); err != nil {
 			return nil, nil, err
@@ -298,7 +298,7 @@ type doorConn struct {
 	net.Conn // What is read and written: raw, or the TLS inside it.
 	raw      net.Conn
 	door     *door
-	mode     Mode
+	mode     mode
 	// peeked was read before its time.
 	peeked []byte
 	// handedOn says that the HTTP server has the connection. It is set by the

@@ -108,7 +108,7 @@ func TestOnePortForGRPCAndHTTP(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		served := make(chan error, 1)
-		go func() { served <- s.ServeMode(l, Either) }()
+		go func() { served <- s.serveMode(l, modeEither) }()
 		addr := l.Addr().String()
 		require.NoError(t, put(t, addr))
 		require.NoError(t, put(t, addr, secure))
@@ -150,7 +150,7 @@ func TestOnePortForGRPCAndHTTP(t *testing.T) {
 	t.Run("no configuration", func(t *testing.T) {
 		s := New(Config{}, newFakeStore())
 		t.Cleanup(s.Close)
-		require.Error(t, s.ServeMode(nil, Secure))
+		require.Error(t, s.serveMode(nil, modeSecure))
 	})
 }
 

@@ -51,7 +51,7 @@ func TestCallsInTheNameOfTheCaller(t *testing.T) {
 	s, addr := serve(t, Config{TLS: serverTLS}, store)
 	plain, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	go func() { _ = s.ServeMode(plain, Plain) }()
+	go func() { _ = s.serveMode(plain, modePlain) }()
 
 	locks := lockpb.NewLockClient(dial(t, addr, grpc.WithTransportCredentials(credentials.NewTLS(clientTLS))))
 	ctx := metadata.AppendToOutgoingContext(within(t), "token", "secret", "client-api-version", "3.7", "other", "x")

@@ -182,15 +182,15 @@ func (s *Server) options() []grpc.ServerOption {
 // server stops; then it returns nil. It may be called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
 	if s.cfg.TLS != nil {
-		return s.ServeMode(l, Secure)
+		return s.serveMode(l, modeSecure)
 	}
-	return s.ServeMode(l, Plain)
+	return s.serveMode(l, modePlain)
 }
 
-// ServeMode is Serve for a listener that says itself what it takes.
-// REQUIRES: Config.TLS is set, unless mode is Plain.
-func (s *Server) ServeMode(l net.Listener, mode Mode) error {
-	if mode != Plain && s.cfg.TLS == nil {
+// serveMode is Serve for a listener that says itself what it takes.
+// REQUIRES: Config.TLS is set, unless mode is modePlain.
+func (s *Server) serveMode(l net.Listener, mode mode) error {
+	if mode != modePlain && s.cfg.TLS == nil {
 		return errors.New("gateway: a secure listener needs a TLS configuration")
 	}
 	err := s.grpc.Serve(s.door.listener(l, mode))

@@ -26,6 +26,9 @@ const (
 	DefaultMaxMutatingInflight = 200
 )
 
+// maxLimit is the most seats that anything has.
+const maxLimit = 1 << 20
+
 // defaultMaxWait is how long kube-apiserver's own requests wait at most.
 const defaultMaxWait = 15 * time.Second
 
@@ -46,6 +49,12 @@ type Config struct {
 
 	Registerer prometheus.Registerer // nil for none
 	Clock      clock.Clock           // nil for the real one
+}
+
+// ParseResourceLimits reads what bounds single resources: resource#n,
+// group/resource#n.
+func ParseResourceLimits(text string) (route.Numbers, error) {
+	return route.ParseNumbers(text, 1, maxLimit)
 }
 
 // reason says what became of a request that had to wait.
@@ -88,7 +97,8 @@ type Limiter struct {
 	mu sync.Mutex
 }
 
-// New returns a limiter.
+// New returns a limiter, or an error if a limit is negative, or a resource has two or is
+// called "other".
 func New(cfg Config) (*Limiter, error) {
 	l := &Limiter{
 		maxWait: cfg.MaxWait, clock: cfg.Clock, quota: cfg.QuotaReached, seed: maphash.MakeSeed(),
@@ -193,8 +203,8 @@ func (v *Visit) Inside() bool { return v.inside }
 // IsList says whether the request is a list, whose answer Learn wants to know of.
 func (v *Visit) IsList() bool { return v.list != nil }
 
-// Seats is how many it takes.
-func (v *Visit) Seats() int {
+// width is how many seats it takes.
+func (v *Visit) width() int {
 	if v.count == 0 {
 		return 1
 	}
@@ -206,7 +216,7 @@ func (v *Visit) begin() {
 	v.inside = true
 	n := &v.resource.counts[v.class]
 	n.executing.Add(1)
-	n.seats.Add(int64(v.Seats()))
+	n.seats.Add(int64(v.width()))
 	n.dispatched.Add(1)
 }
 
@@ -217,7 +227,7 @@ func (v *Visit) Leave() {
 		v.inside = false
 		n := &v.resource.counts[v.class]
 		n.executing.Add(-1)
-		n.seats.Add(-int64(v.Seats()))
+		n.seats.Add(-int64(v.width()))
 	}
 	for v.entered > 0 {
 		v.entered--
@@ -230,7 +240,7 @@ func (v *Visit) Long() bool { return v.list != nil && v.count > 0 && v.seats[v.c
 
 // Compute waits until a long list may use a processor: half of them are for lists,
 // so that there is always one for what must not wait. Rest ends it; a list rests
-// while it is sent.
+// while it is sent. An error is ctx's, and leaves nothing to end.
 // REQUIRES: Long.
 func (v *Visit) Compute(ctx context.Context) error {
 	select {

@@ -540,7 +540,7 @@ func TestWidth(t *testing.T) {
 		v := l.Arrive("", r)
 		require.True(t, v.Inside())
 		defer v.Leave()
-		return v.Seats()
+		return v.width()
 	}
 	pods := all("/registry/pods/")
 	page := &pb.RangeRequest{Key: pods.Key, RangeEnd: pods.RangeEnd, Limit: 500}

@@ -2,6 +2,9 @@
 // --auto-compaction-mode and --auto-compaction-retention: of the members the one that
 // leads, to the revision that there was some time ago, or to so many below the newest.
 // What a compaction does is not here (storage/mvcc).
+//
+// Run calls what is in its Config on its own goroutine, one after another; nothing is
+// shared between two of them.
 package autocompact
 
 import (

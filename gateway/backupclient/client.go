@@ -1,5 +1,8 @@
 // Package backupclient brings a backup from a member into a repository. It is what
 // "pebbledash backup create" does; the other side is gateway/backup.go.
+//
+// Run may be called concurrently, with a Creation for each; progress is called on the
+// caller's goroutine.
 package backupclient
 
 import (

@@ -17,4 +17,7 @@
 // comes twice is left out (evaluate.Mirror). Two may run at once.
 //
 // It does not decide what the destination takes: gateway/migration.go does.
+//
+// All functions may be called concurrently, but two that begin with a snapshot of one
+// source need a WorkDir each. Report and Retrying are called on the goroutine of Run or Finish.
 package migrate

@@ -237,7 +237,8 @@ func (m *mirror) users(ctx context.Context) (u users, err error) {
 	return u, err
 }
 
-// Status returns how far the destination is.
+// Status returns how far the destination is. It asks at the first URL alone, once; what
+// that answers is a gRPC status, Unimplemented of one that is no Pebbledash.
 func Status(ctx context.Context, to Endpoint) (*migrationpb.StatusResponse, error) {
 	c, err := connect(ctx, to, 0)
 	if err != nil {
@@ -247,7 +248,8 @@ func Status(ctx context.Context, to Endpoint) (*migrationpb.StatusResponse, erro
 	return c.migration.Status(ctx, &migrationpb.StatusRequest{})
 }
 
-// Abort gives a migration up.
+// Abort gives a migration up, and fails as Status does, and with FailedPrecondition if
+// none is on.
 func Abort(ctx context.Context, to Endpoint) error {
 	c, err := connect(ctx, to, 0)
 	if err != nil {

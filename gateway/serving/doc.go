@@ -8,4 +8,7 @@
 //  2. Connections that are there stay when files change. New ones are judged by the
 //     newest files: no session is resumed where certificates are asked for.
 //  3. A list of revoked certificates is never forgotten, though its file be broken.
+//
+// The methods of a TLS may be called concurrently, Run once. SelfSigned and
+// InstallPages are for whoever starts the server.
 package serving

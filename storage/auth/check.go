@@ -85,7 +85,8 @@ func (st *State) CheckRole(who Identity, role string) error {
 }
 
 // Credentials returns the hash of a user's password. To compare it takes long, and
-// so is the caller's.
+// so is the caller's. The error is ErrAuthNotEnabled, ErrAuthFailed if there is no such
+// user, or ErrNoPasswordUser.
 func (st *State) Credentials(name string) ([]byte, error) {
 	if !st.enabled {
 		return nil, ErrAuthNotEnabled

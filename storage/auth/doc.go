@@ -18,7 +18,14 @@
 //     with authentication.
 //
 // The errors are etcd's, with its texts: where etcd has no code for one, its text
-// is what clients see.
+// is what clients see. A change is refused if it names nothing (ErrUserEmpty,
+// ErrRoleEmpty, ErrPermissionNotGiven), what is not there (ErrUserNotFound,
+// ErrRoleNotFound, ErrRoleNotGranted, ErrPermissionNotGranted) or is there already
+// (ErrUserAlreadyExist, ErrRoleAlreadyExist), if there is no root to switch
+// authentication on for (ErrRootUserNotExist, ErrRootRoleNotExist), and if it would take
+// from root while that is on, or grants no range (ErrInvalidAuthMgmt). A check refuses
+// nobody with ErrUserEmpty, and others with ErrAuthOldRevision or ErrPermissionDenied;
+// CheckAdmin, of a user that is gone, with ErrUserNotFound.
 //
 // A State and all Tokens may be used concurrently.
 package auth

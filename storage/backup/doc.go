@@ -36,4 +36,6 @@
 //     the ids of the leases.
 //
 // Nothing of another cluster is believed: who its members were does not come over.
+//
+// A File and a Backup are for one goroutine each.
 package backup

@@ -42,4 +42,7 @@
 //  2. A branch has two elements at least: bbolt panics when it deletes from a page
 //     that is alone below its branch.
 //  3. Of a leaf's pages a sixteenth is empty at most, or it is the last of its tree.
+//
+// Plan, Write and Check may be called concurrently; the Writer that fill is given is
+// for one goroutine.
 package bolt

@@ -6,7 +6,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// Cache is a block cache that can be kept from growing. Databases keep it alive.
+// Cache is a block cache that can be kept from growing. Databases keep it alive: Unref
+// is called once, and Hold, also concurrently, while there is one or the maker has it.
 type Cache struct {
 	blocks *pebble.Cache
 

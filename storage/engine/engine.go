@@ -6,6 +6,10 @@
 //
 // What keys mean is not its business: see storage/mvcc for the state and
 // storage/group for the logs.
+//
+// A DB, a Cache and a Collector may be used concurrently; a Batch, an Iterator and a
+// TableWriter are for one goroutine at a time. Pebble calls what is in Config on
+// goroutines of its own and of its callers.
 package engine
 
 import (

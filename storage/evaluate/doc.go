@@ -23,4 +23,7 @@
 // are: storage/sim holds four of them to the model of a single etcd (TestGroups).
 //
 // It does not order, log or apply: that is storage/group's work.
+//
+// An Evaluator and a Crossing are for one goroutine at a time. Read, ReadTxn and Stream
+// may be called concurrently, and beside them.
 package evaluate

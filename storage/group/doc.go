@@ -29,4 +29,8 @@
 //     log is truncated only below what the state would survive a crash with.
 //
 // The loop never waits for a disk: the log writer and the applier do.
+//
+// All methods of a Group may be called concurrently, but Start comes once, and before
+// Stop. So may those of a Log and of a LogWriter, but those of a Log that come before its
+// group is opened: Bootstrap, BeginEmpty, Others, MakeSole.
 package group

@@ -205,7 +205,7 @@ func Open(cfg Config) (*Group, error) {
 	if err := cfg.Log.start(applied.Index, conf); err != nil {
 		return nil, err
 	}
-	cfg.Log.SetSnapshotSource(g.snapshotSource)
+	cfg.Log.setSnapshotSource(g.snapshotSource)
 	cfg.Log.setKnown(applied.Index)
 	g.rn, err = raft.NewRawNode(&raft.Config{
 		ID:                       cfg.Replica,

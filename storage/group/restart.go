@@ -115,11 +115,11 @@ func (l *Log) restartLocked(index, term uint64) {
 	l.restarting = false
 }
 
-// SetSnapshotSource has Snapshot say what source does: up to which entry a
+// setSnapshotSource has Snapshot say what source does: up to which entry a
 // snapshot that is sent now has the state, and the configuration there. Raft's
 // loop calls it, so that it must not block; nobody changes what it returns. To be
 // called before raft reads the log.
-func (l *Log) SetSnapshotSource(source func() (index, term uint64, conf *raftpb.ConfState)) {
+func (l *Log) setSnapshotSource(source func() (index, term uint64, conf *raftpb.ConfState)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.source = source

@@ -205,7 +205,7 @@ func TestSnapshotSource(t *testing.T) {
 	index, conf := uint64(3), &raftpb.ConfState{Voters: []uint64{7}}
 	_, err := l.log.Snapshot()
 	require.ErrorIs(t, err, raft.ErrSnapshotTemporarilyUnavailable, "no source")
-	l.log.SetSnapshotSource(func() (uint64, uint64, *raftpb.ConfState) { return index, 2, conf })
+	l.log.setSnapshotSource(func() (uint64, uint64, *raftpb.ConfState) { return index, 2, conf })
 	for _, upTo := range []uint64{1, 2, 3} {
 		require.NoError(t, l.log.Truncate(upTo))
 		s, err := l.log.Snapshot()
@@ -411,7 +411,7 @@ func openReplica(t *testing.T, id uint64, fs *engine.MemFS, prepare func(*raftRe
 	require.NoError(t, proto.Unmarshal(row, conf))
 	require.NoError(t, r.log.finishRestore(r.store))
 	require.NoError(t, r.log.start(r.store.Applied().Index, conf))
-	r.log.SetSnapshotSource(func() (uint64, uint64, *raftpb.ConfState) {
+	r.log.setSnapshotSource(func() (uint64, uint64, *raftpb.ConfState) {
 		a := r.store.Applied()
 		return a.Index, a.Term, conf
 	})

@@ -181,12 +181,6 @@ func (c *cluster) breakConnection() {
 	c.trace("the connections of members %d and %d break", a.id, b.id)
 	c.net.drop(a.id, b.id)
 	c.net.drop(b.id, a.id)
-	for _, h := range a.groups {
-		h.Unreachable(b.id)
-	}
-	for _, h := range b.groups {
-		h.Unreachable(a.id)
-	}
 }
 
 // aWhile returns a step that is some time away.

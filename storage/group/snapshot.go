@@ -185,11 +185,6 @@ func (g *Group) Lost(member uint64, campaign bool) {
 	})
 }
 
-// Unreachable tells raft that messages to a member do not arrive.
-func (g *Group) Unreachable(member uint64) {
-	g.post(func() { g.rn.ReportUnreachable(member) })
-}
-
 // Progress says how far this replica, if it leads, knows another to be.
 type Progress struct {
 	// Leads is false if this replica does not lead: the rest is of no meaning.

@@ -16,6 +16,18 @@ import (
 	"github.com/pebbledash/pebbledash/pkg/clock"
 )
 
+// nextDeadline returns the time that is left until Expired or DueCheckpoints
+// has work, 0 if it has some now; false if nothing is planned.
+func (le *Lessor) nextDeadline() (time.Duration, bool) {
+	le.mu.RLock()
+	defer le.mu.RUnlock()
+	next := le.nextLocked()
+	if next == forever {
+		return 0, false
+	}
+	return max(0, next-le.now()), true
+}
+
 func TestMinTTL(t *testing.T) {
 	for _, c := range []struct {
 		tick  time.Duration

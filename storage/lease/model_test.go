@@ -323,7 +323,7 @@ func runModel(t *testing.T, seed uint64) bool {
 
 		le.check(t)
 		require.Equal(t, len(m.leases), le.Len())
-		next, ok := le.NextDeadline()
+		next, ok := le.nextDeadline()
 		require.Equal(t, m.next() != forever, ok, "step %d", step)
 		if ok {
 			require.Equal(t, max(0, m.next()-m.now), next, "step %d", step)

@@ -21,7 +21,7 @@ func TestPause(t *testing.T) {
 	clk.Advance(time.Hour)
 	require.Empty(t, le.Expired(10))
 	require.Empty(t, le.DueCheckpoints(10))
-	_, planned := le.NextDeadline()
+	_, planned := le.nextDeadline()
 	require.False(t, planned)
 	granted, left, err := le.TimeToLive(1)
 	require.NoError(t, err)

@@ -108,18 +108,6 @@ func (le *Lessor) sleep(ctx context.Context, d time.Duration) error {
 	return nil
 }
 
-// NextDeadline returns the time that is left until Expired or DueCheckpoints
-// has work, 0 if it has some now; false if nothing is planned.
-func (le *Lessor) NextDeadline() (time.Duration, bool) {
-	le.mu.RLock()
-	defer le.mu.RUnlock()
-	next := le.nextLocked()
-	if next == forever {
-		return 0, false
-	}
-	return max(0, next-le.now()), true
-}
-
 // Expired hands out the leases that have expired, at most limit of them, those
 // that expired first coming first. Each has to be revoked, and is not handed
 // out again unless RevokeFailed says that it was not.

@@ -150,7 +150,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			}
 			fmt.Fprintf(&b, "%d: %d of %d\n", id, remaining, granted)
 		}
-		if next, ok := s.lessor.NextDeadline(); ok {
+		if next, ok := s.lessor.nextDeadline(); ok {
 			fmt.Fprintf(&b, "wakes in %v\n", next)
 		} else {
 			b.WriteString("sleeps\n")

@@ -95,7 +95,7 @@ func (m *Member) Checkpoint(ctx context.Context) (_ *Checkpoint, err error) {
 		if err := m.Err(); err != nil {
 			return nil, err
 		}
-		c.dir = m.cfg.FS.PathJoin(m.dir.CheckpointsDir(), fmt.Sprintf("%016x", rand.Uint64()))
+		c.dir = m.cfg.FS.PathJoin(m.dir.checkpointsDir(), fmt.Sprintf("%016x", rand.Uint64()))
 		if err := engine.Checkpoint(m.state, c.dir); err != nil {
 			return nil, err
 		}
@@ -150,7 +150,7 @@ func (c *checkpoints) enter() bool {
 
 // removeCheckpoints removes what the process before has left.
 func (m *Member) removeCheckpoints() error {
-	if err := m.cfg.FS.RemoveAll(m.dir.CheckpointsDir()); err != nil {
+	if err := m.cfg.FS.RemoveAll(m.dir.checkpointsDir()); err != nil {
 		return fmt.Errorf("member: remove old checkpoints: %w", err)
 	}
 	return nil

@@ -181,7 +181,7 @@ func (m *Member) MembersNow(ctx context.Context) ([]Info, error) {
 // MemberAdd adds a member with these peer URLs, which must be as ParseURLs
 // returns them, and returns it with all members.
 func (m *Member) MemberAdd(ctx context.Context, peerURLs []string, learner bool) (Info, []Info, error) {
-	info := Info{ID: AddedMemberID(peerURLs, m.cfg.Clock.Now()), PeerURLs: peerURLs}
+	info := Info{ID: addedMemberID(peerURLs, m.cfg.Clock.Now()), PeerURLs: peerURLs}
 	kind := group.AddVoter
 	if learner {
 		kind = group.AddLearner

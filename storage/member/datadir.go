@@ -239,8 +239,8 @@ func (d *DataDir) LogDir() string { return d.path(logName) }
 // StateDir returns the directory of the state. It exists once Bind has returned.
 func (d *DataDir) StateDir() string { return d.path(stateName) }
 
-// CheckpointsDir returns the directory of checkpoints, which need not be there.
-func (d *DataDir) CheckpointsDir() string { return d.path(checkpointsName) }
+// checkpointsDir returns the directory of checkpoints, which need not be there.
+func (d *DataDir) checkpointsDir() string { return d.path(checkpointsName) }
 
 // Close gives the directory back. Both Pebbles must be closed.
 func (d *DataDir) Close() error {

@@ -252,9 +252,9 @@ func ParseURLs(given []string) ([]string, error) {
 	return urls, nil
 }
 
-// AddedMemberID returns the identifier of a member that is added, at now, to a
+// addedMemberID returns the identifier of a member that is added, at now, to a
 // cluster that is there. peerURLs must be as ParseURLs returns them.
-func AddedMemberID(peerURLs []string, now time.Time) uint64 {
+func addedMemberID(peerURLs []string, now time.Time) uint64 {
 	return memberID(peerURLs, strconv.FormatInt(now.Unix(), 10))
 }
 

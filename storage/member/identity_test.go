@@ -190,9 +190,9 @@ func TestCheckAdvertised(t *testing.T) {
 func TestAddedMemberID(t *testing.T) {
 	urls := []string{"http://127.0.0.1:24700", "http://127.0.0.1:24802"}
 	now := time.Unix(1795351046, 999)
-	require.EqualValues(t, 6695790055411928505, AddedMemberID(urls, now)) // etcd 3.7.3, at that second
-	require.Equal(t, memberID(urls, "1795351046"), AddedMemberID(urls, now))
-	require.NotEqual(t, AddedMemberID(urls, now), AddedMemberID(urls, now.Add(time.Second)))
+	require.EqualValues(t, 6695790055411928505, addedMemberID(urls, now)) // etcd 3.7.3, at that second
+	require.Equal(t, memberID(urls, "1795351046"), addedMemberID(urls, now))
+	require.NotEqual(t, addedMemberID(urls, now), addedMemberID(urls, now.Add(time.Second)))
 	require.Equal(t, ClusterID([]uint64{1, 2}), ClusterID([]uint64{2, 1}))
 }
 

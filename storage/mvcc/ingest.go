@@ -309,7 +309,7 @@ func (in *Ingest) Commit(ctx context.Context, s *Store) error {
 			return fmt.Errorf("mvcc: ingest: %w", err)
 		}
 	}
-	return s.Reload()
+	return s.reload()
 }
 
 // Drop removes what the ingest has written, except what Commit has put into the
@@ -325,10 +325,10 @@ func (in *Ingest) Drop() {
 	_ = in.fs.RemoveAll(in.dir)
 }
 
-// Reload takes over what the rows say, which an ingest has replaced. Counts that
+// reload takes over what the rows say, which an ingest has replaced. Counts that
 // are remembered stay: they are of revisions of which the old rows had all. For
 // the applying goroutine.
-func (s *Store) Reload() error {
+func (s *Store) reload() error {
 	applied, compacted, scrubbed, err := s.load()
 	if err != nil {
 		return err

@@ -62,37 +62,9 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 	}
 	defer func() { _ = data.Close() }()
 
-	batch := s.db.NewBatch()
-	defer func() { _ = batch.Close() }()
+	w := scrubbing{store: s, batch: s.db.NewBatch(), data: data, freed: s.freed.Load(), gone: map[Revision]bool{}}
+	defer func() { _ = w.batch.Close() }()
 	next = target
-	rows := 0
-	deleted := int64(0) // versions, of two rows each
-	freed := s.freed.Load()
-	// kept are the tombstones of the last revision: they may go once the step
-	// goes beyond it.
-	var kept []keptTombstone
-	// gone are the tombstones that the step has deleted: data still shows them, to
-	// the change that follows.
-	gone := map[Revision]bool{}
-	dropKept := func(before int64) error {
-		for _, t := range kept {
-			if t.rev.Main >= before {
-				return nil
-			}
-			if gone[t.rev] {
-				continue
-			}
-			gone[t.rev] = true
-			if err := s.scrubVersion(batch, t.key, t.rev, 0); err != nil {
-				return err
-			}
-			freed += versionBytes(t.key, 0)
-			deleted++
-			rows += 2
-		}
-		kept = kept[:0]
-		return nil
-	}
 	for ok := it.First(); ok; ok = it.Next() {
 		rev, err := splitRevsKey(it.Key())
 		if err != nil {
@@ -100,7 +72,7 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 		}
 		// A revision is never cut: a step ends before the next one, but not
 		// before it has done one behind from.
-		if rows >= stepRows && rev.Main-1 > from {
+		if w.rows >= stepRows && rev.Main-1 > from {
 			next = rev.Main - 1
 			break
 		}
@@ -108,38 +80,42 @@ func (s *Store) scrubStep(from, target int64, stepRows int) (next int64, err err
 		if err != nil {
 			return 0, fmt.Errorf("mvcc: scrub: %w", err)
 		}
-		if err := dropKept(rev.Main); err != nil {
+		if err := w.drop(rev.Main); err != nil {
 			return 0, err
 		}
-		n, bytesFreed, tombstone, err := s.scrubKey(batch, data, key, rev, gone)
-		if err != nil {
+		if err := w.change(key, rev); err != nil {
 			return 0, err
 		}
-		freed += bytesFreed
-		if tombstone {
-			kept = append(kept, keptTombstone{bytes.Clone(key), rev})
-		}
-		deleted += int64(n / 2)
-		rows += n + 1
 	}
 	if err := it.Error(); err != nil {
 		return 0, fmt.Errorf("mvcc: scrub: %w", err)
 	}
-	if err := dropKept(next); err != nil {
+	if err := w.drop(next); err != nil {
 		return 0, err
 	}
-	if err := batch.Set(s.group.metaKey(metaScrubbed), encodeRevision(next), nil); err != nil {
+	if err := w.commit(next); err != nil {
 		return 0, fmt.Errorf("mvcc: scrub: %w", err)
 	}
-	if err := batch.Set(s.group.metaKey(metaFreed), encodeRevision(freed), nil); err != nil {
-		return 0, fmt.Errorf("mvcc: scrub: %w", err)
-	}
-	if err := batch.Commit(engine.NoSync); err != nil {
-		return 0, fmt.Errorf("mvcc: scrub: %w", err)
-	}
-	s.freed.Store(freed)
-	s.tally.scrubbed.Add(deleted)
 	return next, nil
+}
+
+// scrubbing is a step of a scrub under way.
+type scrubbing struct {
+	store *Store
+	batch *engine.Batch
+	// data shows what there was before the step.
+	data *engine.Iterator
+	// rows are those looked at or deleted, deleted the versions, of two rows each.
+	rows    int
+	deleted int64
+	// freed is what all scrubs have freed, with this step's.
+	freed int64
+	// kept are the tombstones of the last revision: they may go once the step
+	// goes beyond it.
+	kept []keptTombstone
+	// gone are the tombstones that the step has deleted: data still shows them, to
+	// the change that follows.
+	gone map[Revision]bool
 }
 
 type keptTombstone struct {
@@ -147,53 +123,89 @@ type keptTombstone struct {
 	rev Revision
 }
 
-// scrubKey deletes the version of key before rev, unless it is a tombstone that is
-// gone. It returns how many rows it deleted and what they took, and whether rev itself
-// is a tombstone. data shows what there was before the step.
-func (s *Store) scrubKey(
-	batch *engine.Batch, data *engine.Iterator, key []byte, rev Revision, gone map[Revision]bool,
-) (rows int, freed int64, tombstone bool, err error) {
-	seek := s.group.dataKey(nil, key, rev)
-	ok := data.SeekPrefixGE(seek)
-	if !ok || string(data.Key()) != string(seek) {
-		return 0, 0, false, data.Error() // damage: whoever reads the revision is told
+// drop deletes the tombstones that are kept, if they are of a revision before this.
+func (w *scrubbing) drop(before int64) error {
+	for _, t := range w.kept {
+		if t.rev.Main >= before {
+			return nil
+		}
+		if w.gone[t.rev] {
+			continue
+		}
+		w.gone[t.rev] = true
+		if err := w.version(t.key, t.rev, 0); err != nil {
+			return err
+		}
 	}
-	first := data.LazyValue()
-	tombstone = first.Len() == 0
-	// There is one older version at most: of those behind it each went when the
-	// one in front of it was looked at.
-	if data.Next() {
-		_, v, err := splitDataKey(data.Key())
-		if err != nil {
-			return 0, 0, false, err
-		}
-		lv := data.LazyValue()
-		if gone[v] {
-			return 0, 0, tombstone, nil
-		}
-		if lv.Len() == 0 {
-			gone[v] = true
-		}
-		if err := s.scrubVersion(batch, key, v, lv.Len()); err != nil {
-			return 0, 0, false, err
-		}
-		rows, freed = 2, versionBytes(key, lv.Len())
-	}
-	if err := data.Error(); err != nil {
-		return 0, 0, false, fmt.Errorf("mvcc: scrub: %w", err)
-	}
-	return rows, freed, tombstone, nil
+	w.kept = w.kept[:0]
+	return nil
 }
 
-// scrubVersion deletes the two rows of a version of size bytes.
-func (s *Store) scrubVersion(batch *engine.Batch, key []byte, rev Revision, size int) error {
-	g := s.group
-	err := batch.DeleteSized(g.dataKey(nil, key, rev), uint32(size), nil)
+// change deletes the version of key before rev, unless it is a tombstone that is
+// gone. If rev itself is a tombstone it is kept, for drop.
+func (w *scrubbing) change(key []byte, rev Revision) error {
+	w.rows++
+	seek := w.store.group.dataKey(nil, key, rev)
+	ok := w.data.SeekPrefixGE(seek)
+	if !ok || string(w.data.Key()) != string(seek) {
+		return w.data.Error() // damage: whoever reads the revision is told
+	}
+	if v := w.data.LazyValue(); v.Len() == 0 {
+		w.kept = append(w.kept, keptTombstone{bytes.Clone(key), rev})
+	}
+	// There is one older version at most: of those behind it each went when the
+	// one in front of it was looked at.
+	if w.data.Next() {
+		_, older, err := splitDataKey(w.data.Key())
+		if err != nil {
+			return err
+		}
+		if w.gone[older] {
+			return nil
+		}
+		v := w.data.LazyValue()
+		if v.Len() == 0 {
+			w.gone[older] = true
+		}
+		if err := w.version(key, older, v.Len()); err != nil {
+			return err
+		}
+	}
+	if err := w.data.Error(); err != nil {
+		return fmt.Errorf("mvcc: scrub: %w", err)
+	}
+	return nil
+}
+
+// version deletes the two rows of a version of size bytes.
+func (w *scrubbing) version(key []byte, rev Revision, size int) error {
+	g := w.store.group
+	err := w.batch.DeleteSized(g.dataKey(nil, key, rev), uint32(size), nil)
 	if err == nil {
-		err = batch.Delete(g.revsKey(nil, rev), nil)
+		err = w.batch.Delete(g.revsKey(nil, rev), nil)
 	}
 	if err != nil {
 		return fmt.Errorf("mvcc: scrub: %w", err)
 	}
+	w.freed += versionBytes(key, size)
+	w.deleted++
+	w.rows += 2
+	return nil
+}
+
+// commit writes what the step has deleted, and that all up to next is done.
+func (w *scrubbing) commit(next int64) error {
+	s := w.store
+	if err := w.batch.Set(s.group.metaKey(metaScrubbed), encodeRevision(next), nil); err != nil {
+		return err
+	}
+	if err := w.batch.Set(s.group.metaKey(metaFreed), encodeRevision(w.freed), nil); err != nil {
+		return err
+	}
+	if err := w.batch.Commit(engine.NoSync); err != nil {
+		return err
+	}
+	s.freed.Store(w.freed)
+	s.tally.scrubbed.Add(w.deleted)
 	return nil
 }

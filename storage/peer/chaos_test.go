@@ -68,7 +68,7 @@ func cutAnywhere(t *testing.T, rng *rand.Rand) {
 					err = errors.New("another call's reply")
 				}
 				results[i][id] = err
-				for connected := err == nil; !connected; _, connected = a.ActiveSince(2) {
+				for connected := err == nil; !connected; connected = a.Connected(2) {
 					yield()
 				}
 			}

@@ -34,6 +34,9 @@
 //  5. Everything received is bounded: its size before it is read, the number of
 //     calls, snapshots and connections.
 //
+// All methods of a Transport may be called concurrently, Serve once; those of a Handler
+// are, but where it says otherwise.
+//
 // # The protocol
 //
 // What follows is the protocol between members, and should not be changed but with

@@ -270,14 +270,6 @@ func (t *Transport) session(id uint64) *outbound {
 	return nil
 }
 
-// ActiveSince returns since when there is a connection to a member, if there is one.
-func (t *Transport) ActiveSince(id uint64) (since time.Time, ok bool) {
-	if s := t.session(id); s != nil {
-		return s.since, true
-	}
-	return time.Time{}, false
-}
-
 // Send sends a raft message, which must not be changed any more, or drops it. It does
 // not block. A lazy message may wait a little for others.
 func (t *Transport) Send(to uint64, group uint16, payload []byte, lazy bool) {

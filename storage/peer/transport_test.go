@@ -68,8 +68,7 @@ func TestEverythingOverTLS(t *testing.T) {
 	_, err = peer.Ask(t.Context(), []string{a.secureURL()}, client.Clone, 1, nil)
 	require.ErrorIs(t, err, peer.ErrNotSent, "a certificate that nobody knows")
 
-	_, ok := a.ActiveSince(2)
-	require.True(t, ok)
+	require.True(t, a.Connected(2))
 	require.InDelta(t, 1, a.gathered(t, "etcd_network_active_peers"), 0)
 	for _, name := range []string{"etcd_network_peer_sent_bytes_total", "etcd_network_peer_received_bytes_total"} {
 		require.Positive(t, a.gathered(t, name), name)
@@ -187,7 +186,7 @@ func TestNoticesWhileNothingGoesThrough(t *testing.T) {
 	a.await(t, "connected 2")
 	p.refuse(true)
 	p.cut()
-	eventually(t, func() bool { _, ok := a.ActiveSince(2); return !ok })
+	eventually(t, func() bool { return !a.Connected(2) })
 	a.Notify(2, []byte("kept"))
 	p.refuse(false)
 	require.Equal(t, "kept", receive(t, notices))

@@ -27,5 +27,6 @@
 //     that no manifest names Prune does.
 //
 // Locks are of the kind that ends with its process. Prune excludes all others, Creates
-// exclude each other, and whoever only reads may do so beside a Create.
+// exclude each other, and whoever only reads may do so beside a Create. What is opened,
+// a Repository, a Creation or a FileWriter, is for one goroutine.
 package repository

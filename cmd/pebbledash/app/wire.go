@@ -102,7 +102,30 @@ func open(env *Env) (server, error) {
 	j.hub = newHub(env, prefix)
 	ver, _ := Version()
 	// A member that joins a cluster asks it, within bounds of its own.
-	j.member, err = member.Open(context.Background(), member.Config{
+	j.member, err = member.Open(context.Background(), j.memberConfig(ver))
+	if err != nil {
+		j.hub.Close()
+		traces.stop(context.Background())
+		return nil, err
+	}
+	j.hub.Start(j.member, j.member.Closed())
+	j.gateway = gateway.New(j.gatewayConfig(ver, limits, tokens), j.member)
+	j.serving.Store(j.gateway)
+	// What was changed before nobody has told it.
+	j.gateway.ReadRecords()
+	if c.CompactionPeriod > 0 || c.CompactionRevisions > 0 {
+		j.compact()
+	}
+	j.keepHeap()
+	serving.InstallPages(j.gateway.Ops(), c.Flags, ver, etcdversion.Version)
+	return j, nil
+}
+
+// memberConfig says how the member runs, as this version.
+// REQUIRES: the hub and the traces are there.
+func (j *joined) memberConfig(ver string) member.Config {
+	env, c := j.env, j.env.Config
+	return member.Config{
 		Dir:             c.DataDir,
 		Name:            c.Name,
 		PeerURLs:        options.Strings(c.AdvertisePeerURLs),
@@ -126,19 +149,19 @@ func open(env *Env) (server, error) {
 		Clock:           env.Clock,
 		Logger:          env.Logger,
 		Registerer:      env.Registry,
-		Traced:          traces != nil,
+		Traced:          j.traces != nil,
 		Events:          j.hub,
 		Through:         j.hub.Through,
 		RecordsChanged:  j.recordsChanged,
 		Fatal:           func(err error) { j.failed <- err },
-	})
-	if err != nil {
-		j.hub.Close()
-		traces.stop(context.Background())
-		return nil, err
 	}
-	j.hub.Start(j.member, j.member.Closed())
-	j.gateway = gateway.New(gateway.Config{
+}
+
+// gatewayConfig says what the gateway serves with.
+// REQUIRES: as memberConfig.
+func (j *joined) gatewayConfig(ver string, limits *admission.Limiter, tokens auth.Mint) gateway.Config {
+	env, c := j.env, j.env.Config
+	return gateway.Config{
 		MaxRequestBytes:       c.MaxRequestBytes,
 		MaxTxnOps:             c.MaxTxnOps,
 		QuotaBytes:            c.QuotaBytes,
@@ -164,23 +187,14 @@ func open(env *Env) (server, error) {
 		HostWhitelist:         c.HostWhitelist,
 		Profiling:             c.EnablePprof,
 		ExtensiveMetrics:      c.ExtensiveMetrics,
-		TracerProvider:        traces.provider(),
-		TracesPerMillion:      traces.chance(),
+		TracerProvider:        j.traces.provider(),
+		TracesPerMillion:      j.traces.chance(),
 		Routes:                c.Routes,
 		Registerer:            env.Registry,
 		Gatherer:              env.Registry,
 		Logger:                env.Logger,
 		Clock:                 env.Clock,
-	}, j.member)
-	j.serving.Store(j.gateway)
-	// What was changed before nobody has told it.
-	j.gateway.ReadRecords()
-	if c.CompactionPeriod > 0 || c.CompactionRevisions > 0 {
-		j.compact()
 	}
-	j.keepHeap()
-	serving.InstallPages(j.gateway.Ops(), c.Flags, ver, etcdversion.Version)
-	return j, nil
 }
 
 // recordsChanged tells the gateway, once it is there.
