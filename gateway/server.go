@@ -166,8 +166,6 @@ func (s *Server) options() []grpc.ServerOption {
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connWindow),
 		grpc.NumStreamWorkers(s.cfg.StreamWorkers),
-		// Who stops the server closes what calls read from.
-		grpc.WaitForHandlers(true),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 			MinTime: s.cfg.KeepaliveMinTime,
 			// kube-apiserver pings connections that have no call.

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -375,18 +373,12 @@ func TestStopWaitsForCallsAndEndsStreams(t *testing.T) {
 	<-stopped
 }
 
-// Stop cuts off what takes too long, and returns when the last call has come back.
 func TestStopIsBounded(t *testing.T) {
 	store := newFakeStore()
 	entered := make(chan struct{})
-	var back atomic.Bool
 	store.do = func(ctx context.Context, _ evaluate.Op) (evaluate.Result, error) {
 		close(entered)
 		<-ctx.Done() // Cut off, not timed out: the timeout is seconds away.
-		for range 1000 {
-			runtime.Gosched() // What is under way takes a moment to end.
-		}
-		back.Store(true)
 		return evaluate.Result{}, ctx.Err()
 	}
 	s, addr := serve(t, Config{}, store)
@@ -400,7 +392,6 @@ func TestStopIsBounded(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s.Stop(ctx)
-	require.True(t, back.Load())
 	require.Equal(t, codes.Unavailable, status.Code(<-put))
 }
 

@@ -11,11 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 	utilerrors "k8s.io/apimachinery/pkg/util/errors"
-
-	"github.com/pebbledash/pebbledash/cmd/pebbledash/app/options"
 )
 
 // complete is what the command does between parsing and running.

@@ -8,10 +8,9 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/pebbledash/pebbledash/gateway/conformance/server"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/pebbledash/pebbledash/gateway/conformance/server"
 )
 
 // TestSeldomMetrics has a cluster of two raise an alarm, and looks for the metrics that
