@@ -52,22 +52,30 @@ func Finish(ctx context.Context, cfg Config, force bool) (done Finished, err err
 		return err
 	})
 	if errors.Is(err, ErrFinished) && done.asked {
-		return done, lostSince(ctx, cfg.From, &done) // only the answer was lost
+		done.Lost, err = askLost(ctx, cfg.From, done.Revision) // only the answer was lost
 	}
 	return done, err
 }
 
-// lostSince fills in how many revisions a source has gone on since.
-func lostSince(ctx context.Context, from Endpoint, done *Finished) error {
+// askLost connects to a source for lost.
+func askLost(ctx context.Context, from Endpoint, revision int64) (int64, error) {
 	c, err := connect(ctx, from, 0)
 	if err != nil {
-		return fmt.Errorf("the migration was finished, at revision %d, but the source can't be asked whether it has gone on: %w", done.Revision, err)
+		return 0, fmt.Errorf("the migration was finished, at revision %d, but the source can't be asked whether it has gone on: %w", revision, err)
 	}
 	defer c.close()
-	if now, err := c.head(ctx); err == nil {
-		done.Lost = now.Revision - done.Revision
+	return c.lost(ctx, revision), nil
+}
+
+// lost returns how many revisions a source has gone on behind the one that the migration
+// was finished at. Nothing could keep it from that; where it is gone by now it can't be
+// asked.
+func (c *cluster) lost(ctx context.Context, revision int64) int64 {
+	now, err := c.head(ctx)
+	if err != nil {
+		return 0
 	}
-	return nil
+	return now.Revision - revision
 }
 
 func (m *mirror) finish(ctx context.Context, force bool) (done Finished, err error) {
@@ -116,10 +124,7 @@ func (m *mirror) finish(ctx context.Context, force bool) (done Finished, err err
 	if err != nil {
 		return done, fmt.Errorf("destination: %w", err)
 	}
-	// Nothing could keep the source from it. Where it is gone by now it can't be asked.
-	if now, err = m.src.head(ctx); err == nil {
-		done.Lost = now.Revision - done.Revision
-	}
+	done.Lost = m.src.lost(ctx, done.Revision)
 	return done, nil
 }
 

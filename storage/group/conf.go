@@ -96,6 +96,19 @@ func splitGuard(context []byte) (c confGuard, row []byte, err error) {
 	return c, context[16:], nil
 }
 
+// decodeConf returns what a change of the configuration is, what it is true for, and the
+// member's row.
+func decodeConf(e *raftpb.Entry) (cc *raftpb.ConfChange, guard confGuard, row []byte, err error) {
+	cc = &raftpb.ConfChange{}
+	if err = proto.Unmarshal(e.GetData(), cc); err == nil {
+		guard, row, err = splitGuard(cc.GetContext())
+	}
+	if err != nil {
+		return nil, guard, nil, fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+	}
+	return cc, guard, row, nil
+}
+
 // digest tells one configuration from another: FNV-1a of its members. Part of the
 // log's format.
 func (r Replicas) digest() uint64 {
@@ -113,13 +126,9 @@ func (a *applier) conf(batch *mvcc.Batch, e *raftpb.Entry) error {
 	if e.GetType() != raftpb.EntryConfChange {
 		return fmt.Errorf("entry %d: a change of the configuration of a kind that is not known: written by a newer version?", e.GetIndex())
 	}
-	cc := &raftpb.ConfChange{}
-	if err := proto.Unmarshal(e.GetData(), cc); err != nil {
-		return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
-	}
-	guard, row, err := splitGuard(cc.GetContext())
+	cc, guard, row, err := decodeConf(e)
 	if err != nil {
-		return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		return err
 	}
 	forced := guard == forcedGuard
 	if epoch, _, _ := batch.Place(); !forced && (guard.epoch != epoch || guard.from != a.g.Replicas().digest()) {

@@ -93,38 +93,25 @@ func (l *Log) possibleReplicas(store *mvcc.Store, member uint64) (map[uint64]boo
 	l.mu.Lock()
 	lower, upper := max(l.truncated, store.Applied().Index)+1, l.last+1
 	l.mu.Unlock()
-	it, err := l.db.NewIter(&engine.IterOptions{LowerBound: l.entryKey(nil, lower), UpperBound: l.entryKey(nil, upper)})
-	if err != nil {
-		return nil, fmt.Errorf("group: read log: %w", err)
-	}
-	defer func() { _ = it.Close() }()
-	for ok := it.First(); ok; ok = it.Next() {
-		e, err := l.decode(it)
-		if err != nil {
-			return nil, err
-		}
+	var bad error
+	_, err = l.readEntries(lower, upper, func(e *raftpb.Entry) (done bool) {
 		if e.GetType() != raftpb.EntryConfChange {
-			continue
+			return false
 		}
-		cc := &raftpb.ConfChange{}
-		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
-			return nil, fmt.Errorf("group: entry %d: %w", e.GetIndex(), err)
-		}
-		guard, _, err := splitGuard(cc.GetContext())
+		cc, guard, _, err := decodeConf(e)
 		if err != nil {
-			return nil, fmt.Errorf("group: entry %d: %w", e.GetIndex(), err)
+			bad = fmt.Errorf("group: %w", err)
+			return true
 		}
 		switch removes := cc.GetType() == raftpb.ConfChangeRemoveNode; {
 		case removes && cc.GetNodeId() == member:
-			return nil, ErrNoReplica
+			bad = ErrNoReplica
 		case removes && guard == forcedGuard:
 			delete(all, cc.GetNodeId())
 		case !removes:
 			all[cc.GetNodeId()] = true
 		}
-	}
-	if err := it.Error(); err != nil {
-		return nil, fmt.Errorf("group: read log: %w", err)
-	}
-	return all, nil
+		return bad != nil
+	})
+	return all, errors.Join(err, bad)
 }

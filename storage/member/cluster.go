@@ -611,26 +611,21 @@ type caughtUpQuestion struct {
 // askCaughtUp returns ErrLearnerNotReady unless the leader of the group, and only it
 // knows, says that the learner is in sync.
 func (m *Member) askCaughtUp(ctx context.Context, q caughtUpQuestion) error {
+	leader := m.parts[q.Part].Status().Leader
+	if leader == m.id.MemberID {
+		return m.isCaughtUp(ctx, q)
+	}
+	if leader == 0 {
+		return ErrLearnerNotReady
+	}
 	payload, err := json.Marshal(q)
 	if err != nil {
 		return err
 	}
-	switch leader := m.parts[q.Part].Status().Leader; leader {
-	case 0:
-		return ErrLearnerNotReady
-	case m.id.MemberID:
-		_, err = m.serveCaughtUp(ctx, payload)
-		return err
-	default:
-		_, err = m.peers.Call(ctx, leader, methodCaughtUp, payload)
+	if _, err = m.callMember(ctx, leader, methodCaughtUp, payload); err != nil && ctx.Err() == nil {
+		return ErrLearnerNotReady // also if the leader is another by now, or gone
 	}
-	if err != nil && ctx.Err() != nil {
-		return m.cause(ctx)
-	}
-	if err != nil {
-		return ErrLearnerNotReady
-	}
-	return nil
+	return err
 }
 
 // serveCaughtUp answers a caughtUpQuestion, with nothing if the learner is in sync.
@@ -639,19 +634,24 @@ func (m *Member) serveCaughtUp(ctx context.Context, payload []byte) ([]byte, err
 	if err := json.Unmarshal(payload, &q); err != nil || q.Part < 0 || q.Part >= len(m.parts) {
 		return nil, errors.New("member: bad question about a learner")
 	}
+	return nil, m.isCaughtUp(ctx, q)
+}
+
+// isCaughtUp is askCaughtUp at the leader.
+func (m *Member) isCaughtUp(ctx context.Context, q caughtUpQuestion) error {
 	got := make(chan map[uint64]group.Progress, 1)
 	if err := m.parts[q.Part].Progress(func(all map[uint64]group.Progress) { got <- all }); err != nil {
-		return nil, err
+		return err
 	}
 	select {
 	case all := <-got:
 		pr, ok := all[q.Learner]
 		if !ok || pr.Match*100 < pr.Last*caughtUp || !pr.Active {
-			return nil, ErrLearnerNotReady
+			return ErrLearnerNotReady
 		}
-		return nil, nil
+		return nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 

@@ -85,9 +85,9 @@ func (m *Member) hashOf(ctx context.Context, id uint64, rev int64) (HashResult, 
 	if err != nil {
 		return HashResult{}, err
 	}
-	reply, err := m.peers.Call(ctx, id, methodHash, payload)
+	reply, err := m.callMember(ctx, id, methodHash, payload)
 	if err != nil {
-		return HashResult{}, fromRemote(err)
+		return HashResult{}, err
 	}
 	var res HashResult
 	return res, json.Unmarshal(reply, &res)

@@ -160,7 +160,13 @@ func (m *Member) call(ctx context.Context, method byte, payload []byte) ([]byte,
 	}
 	ctx, cancel := m.bounded(ctx)
 	defer cancel()
-	reply, err := m.peers.Call(ctx, leader, method, payload)
+	return m.callMember(ctx, leader, method, payload)
+}
+
+// callMember asks another member.
+// REQUIRES: m.peers.
+func (m *Member) callMember(ctx context.Context, id uint64, method byte, payload []byte) ([]byte, error) {
+	reply, err := m.peers.Call(ctx, id, method, payload)
 	if err != nil && (ctx.Err() != nil || m.stopCtx.Err() != nil) {
 		return nil, m.cause(ctx)
 	}

@@ -55,8 +55,8 @@ type round struct {
 	parts   []evaluate.Part
 	// began is when the groups were begun to be held, if there is a clock.
 	began time.Time
-	// rest is the call of a round that holds all groups until Resume, or the end of
-	// the reign.
+	// rest is the call of a round that holds all groups until it is resumed, or the end
+	// of the reign.
 	rest *call
 }
 
@@ -176,7 +176,7 @@ func (r *Reign) next(rd *round, step func(*round)) {
 func (r *Reign) evaluateLocked(rd *round) {
 	if rd.rest != nil {
 		rd.answer()
-		rd.calls = nil // The round stays until Resume.
+		rd.calls = nil // The round stays until it is resumed.
 		return
 	}
 	r.cfg.Line.BeginCrossing(rd.mask)
