@@ -113,9 +113,10 @@ func (m *Member) trace(ctx context.Context) *tracing.Request {
 	return tracing.From(ctx)
 }
 
-// atHead calls read with the revision to read at. A compaction may overtake a
-// read between the choice of the revision and the view of the store; then there
-// is a newer revision to read at.
+// atHead calls read with the revision to read at. A compaction may overtake a read
+// after the choice of the revision: what was there at it may be gone, and a
+// transaction may have taken its branch before the compaction that refuses what is in
+// the branch. Then it begins again, at a newer revision.
 func (m *Member) atHead(
 	ctx context.Context, mask revline.Mask, serializable bool, read func(head int64) (evaluate.Result, error),
 ) (evaluate.Result, error) {
@@ -123,6 +124,7 @@ func (m *Member) atHead(
 	defer m.metrics.reading.Add(-1)
 	trace := m.trace(ctx)
 	for {
+		compacted := m.Compacted()
 		trace.Mark(tracing.Asked)
 		head, err := m.readRevision(ctx, mask, serializable)
 		if err != nil {
@@ -132,7 +134,7 @@ func (m *Member) atHead(
 		trace.Mark(tracing.Reading)
 		res, err := read(head)
 		trace.Mark(tracing.Read)
-		if !errors.Is(err, mvcc.ErrCompacted) || m.Compacted() <= head {
+		if !errors.Is(err, mvcc.ErrCompacted) || compacted <= head && m.Compacted() == compacted {
 			return res, err
 		}
 	}
