@@ -24,6 +24,9 @@ func describe(ctx context.Context, p *plan, args []string) (*about.About, error)
 	a.Load("before")
 	a.Add("cluster", "%d hollow nodes, %d members of the store", p.nodes, p.members)
 	a.Add("load", "%d pods at %.3g a second, then everything for %v, %d watchers", p.pods, p.rate, p.steady, p.watchers)
+	if p.during != "" {
+		a.Add("meanwhile", "%s, as manifests/operations/%s.md says", p.during, p.during)
+	}
 	a.Add("measured", "%d turns of each; median (least-greatest)", p.turns)
 	return a, nil
 }

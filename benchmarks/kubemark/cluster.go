@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,9 @@ const (
 	// startTimeout bounds a start, of kube-apiserver and until all nodes are ready, on a
 	// machine that does other work.
 	startTimeout = 5 * time.Minute
+
+	// hollowNodes is a binary's and its process's name.
+	hollowNodes = "hollow-nodes"
 )
 
 // binaries are what a cluster is made of, by name.
@@ -59,7 +61,7 @@ func startCluster(ctx context.Context, dir string, b binaries, storeName string,
 	}
 
 	say("store")
-	c.store = newStore(dir, b[storeName], members)
+	c.store = newStore(dir, storeName, b, members)
 	if err := c.store.start(ctx); err != nil {
 		return c, err
 	}
@@ -68,10 +70,7 @@ func startCluster(ctx context.Context, dir string, b binaries, storeName string,
 	if err := c.apiserver.start(); err != nil {
 		return c, err
 	}
-	admin := newClient(c, newLedger())
-	if err := c.apiserver.wait(ctx, startTimeout, func(ctx context.Context) bool {
-		return admin.status(ctx, "/readyz") == http.StatusOK
-	}); err != nil {
+	if err := c.waitAPI(ctx); err != nil {
 		return c, err
 	}
 	say("controllers, scheduler, nodes")
@@ -85,7 +84,7 @@ func startCluster(ctx context.Context, dir string, b binaries, storeName string,
 		}},
 		{name: "kube-scheduler", args: []string{"--kubeconfig=" + scheduler, "--bind-address=127.0.0.1", "--leader-elect=false"}},
 		// The protocol's own limits are kubemark's 10 and 20 calls a second a node.
-		{name: "hollow-nodes", args: []string{"-nodes=" + list, "--", "--kube-api-qps=50", "--kube-api-burst=100"}},
+		{name: hollowNodes, args: []string{"-nodes=" + list, "--", "--kube-api-qps=50", "--kube-api-burst=100"}},
 	} {
 		p.binary, p.dir = b[p.name], dir
 		if err := p.start(); err != nil {
@@ -93,11 +92,7 @@ func startCluster(ctx context.Context, dir string, b binaries, storeName string,
 		}
 		c.others = append(c.others, p)
 	}
-	return c, c.others[2].wait(ctx, startTimeout, func(ctx context.Context) bool {
-		ready, err := admin.readyNodes(ctx)
-		say(fmt.Sprintf("%d of %d nodes are ready", ready, nodes))
-		return err == nil && ready == nodes && c.alive() == nil
-	})
+	return c, c.waitNodes(ctx, nodes, func(ready int) { say(fmt.Sprintf("%d of %d nodes are ready", ready, nodes)) })
 }
 
 // writeNodes makes users and kubeconfigs of nodes, and returns the file that lists them.
@@ -119,7 +114,7 @@ func (c *cluster) writeNodes(n int) (string, error) {
 
 func (c *cluster) apiserverArgs() []string {
 	return []string{
-		"--etcd-servers=" + strings.Join(c.store.urls, ","),
+		"--etcd-servers=" + strings.Join(c.store.urls[:len(c.store.members)], ","),
 		"--bind-address=127.0.0.1", "--secure-port=6443",
 		"--advertise-address=192.0.2.1", // a loopback address is refused
 		"--tls-cert-file=" + c.creds.path("server.crt"),

@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -31,6 +33,10 @@ func (l *ledger) add(kind string, took time.Duration, err error) {
 	}
 	const maxText = 160
 	text := err.Error()
+	// Without the addresses, which are others each time.
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		text = op.Op + ": " + op.Err.Error()
+	}
 	l.failures[kind+": "+text[:min(len(text), maxText)]]++
 	l.failed++
 }

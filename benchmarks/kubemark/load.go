@@ -31,7 +31,6 @@ const (
 type load struct {
 	pods    int
 	rate    float64 // pods created a second
-	steady  time.Duration
 	clients []*client
 	watch   *podWatcher
 	lag     *lagWatchers
@@ -147,11 +146,11 @@ func (l *load) activities() []activity {
 	}
 }
 
-// run does everything for the time of the load.
-func (l *load) run(ctx context.Context) {
+// run does everything until due ends.
+func (l *load) run(ctx, due context.Context) {
 	var all sync.WaitGroup
 	for _, a := range l.activities() {
-		all.Go(func() { every(ctx, l.steady, a.interval, a.do) })
+		all.Go(func() { every(ctx, due, a.interval, a.do) })
 	}
 	all.Wait()
 }

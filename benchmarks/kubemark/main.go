@@ -8,9 +8,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,9 +27,9 @@ type plan struct {
 
 	nodes, pods, members, turns, watchers int
 
-	rate    float64
-	steady  time.Duration
-	restart bool
+	rate   float64
+	steady time.Duration
+	during string // an operation
 
 	name, dir    string // the run's folder is dir/name
 	save, commit string
@@ -53,7 +55,7 @@ func parse(args []string) (*plan, error) {
 	f.IntVar(&p.watchers, "watchers", 50, "watchers of objects that carry the time")
 	f.Float64Var(&p.rate, "rate", 0, "pods created a second; 0 is a fiftieth of them, and 2 to 10")
 	f.DurationVar(&p.steady, "for", 0, "how long everything is done after all pods run; 0 is a second for 5 pods, and 15 to 60")
-	f.BoolVar(&p.restart, "restart", false, "restart the members one by one meanwhile; wants three")
+	f.StringVar(&p.during, "during", "", "what is done with the store during everything: "+strings.Join(slices.Sorted(maps.Keys(operations)), ", "))
 	f.StringVar(&p.name, "name", "kubemark", "name of this run, and of its folder in -dir")
 	f.StringVar(&p.dir, "dir", "data/kubemark", "folder of folders of runs, on a disk")
 	f.StringVar(&p.save, "save", "", "folder to keep the results in")
@@ -79,12 +81,16 @@ func parse(args []string) (*plan, error) {
 const podsPerNode = 100
 
 func (p *plan) check(f *flag.FlagSet) error {
-	names := append([]string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "hollow-nodes"}, p.stores...)
+	names := append([]string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", hollowNodes}, p.stores...)
+	if p.during != "" {
+		names = append(names, "etcdctl", "etcdutl")
+	}
 	for _, name := range names {
 		if p.binaries[name] == "" {
 			return fmt.Errorf("no -bin %s=...; run.sh gives them all", name)
 		}
 	}
+	op := operations[p.during]
 	switch {
 	case f.NArg() > 0:
 		return fmt.Errorf("what is %q?", f.Arg(0))
@@ -94,8 +100,10 @@ func (p *plan) check(f *flag.FlagSet) error {
 		return fmt.Errorf("%d pods are more than %d a node", p.pods, podsPerNode)
 	case p.members != 1 && p.members != 3:
 		return errors.New("a store has one or three members here")
-	case p.restart && p.members == 1:
-		return errors.New("a store of one member is away while it restarts: -restart wants -members=3")
+	case p.during != "" && op.members == 0:
+		return fmt.Errorf("-during=%s is not known; see -help", p.during)
+	case p.during != "" && op.members != p.members:
+		return fmt.Errorf("-during=%s wants -members=%d", p.during, op.members)
 	}
 	dir, err := filepath.Abs(filepath.Join(p.dir, p.name))
 	if err != nil {

@@ -12,11 +12,9 @@ import (
 // is due then comes later: a store that is too slow is not buried.
 const maxInflight = 64
 
-// every has f run each interval for a time, or until ctx ends, each time by itself, and
-// returns when all have returned: what is slow at the end counts as well. n counts from 0.
-func every(ctx context.Context, duration, interval time.Duration, f func(ctx context.Context, n int)) {
-	due, cancel := context.WithTimeout(ctx, duration)
-	defer cancel()
+// every has f run each interval until due ends, each time by itself, and returns when all
+// have returned: what is slow at the end counts as well. n counts from 0.
+func every(ctx, due context.Context, interval time.Duration, f func(ctx context.Context, n int)) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	seats := make(chan struct{}, maxInflight)

@@ -31,7 +31,7 @@ const maxRows = 30
 func (r *report) write(w io.Writer) error {
 	parts := []func(io.Writer) error{
 		r.about.Write, r.writeFigures, r.writePromises, r.writeRequests, r.writeOwn, r.writeStorage, r.writeGroups,
-		r.writeRestarts, r.writeFailures, r.writeSparks,
+		r.writeSteps, r.writeFailures, r.writeSparks,
 	}
 	for _, part := range parts {
 		if err := part(w); err != nil {
@@ -255,22 +255,20 @@ func (r *report) writeGroups(w io.Writer) error {
 	return table(w, "changes by raft group, by pebbledash's own count", []string{"", "a second"}, rows)
 }
 
-func (r *report) writeRestarts(w io.Writer) error {
-	if !r.plan.restart {
+func (r *report) writeSteps(w io.Writer) error {
+	if r.plan.during == "" {
 		return nil
 	}
 	var rows [][]string
 	for _, store := range r.plan.stores {
 		for n, turn := range r.results[store] {
-			for _, m := range turn.restarts {
-				rows = append(rows, []string{
-					store, fmt.Sprintf("turn %d", n+1), m.member, number(m.stopped.Seconds()), number(m.served.Seconds()), fmt.Sprint(m.failed),
-				})
+			for _, s := range turn.steps {
+				rows = append(rows, []string{store, fmt.Sprintf("turn %d", n+1), s.name, number(s.took.Seconds()), fmt.Sprint(s.failed)})
 			}
 		}
 	}
-	return table(w, "members restarted under load, one by one (failed: calls of the load until the next)",
-		[]string{"", "", "", "to end s", "to serve again s", "failed"}, rows)
+	return table(w, r.plan.during+" under load (failed: calls of the load until the next step)",
+		[]string{"", "", "", "took s", "failed"}, rows)
 }
 
 func (r *report) writeFailures(w io.Writer) error {

@@ -80,33 +80,31 @@ func TestNothingMeasured(t *testing.T) {
 	require.Regexp(t, `store CPU µs/request +100000 +- +-\n`, out.String())
 }
 
-func TestReportOfRestarts(t *testing.T) {
+func TestReportOfSteps(t *testing.T) {
 	r := aReport()
-	r.plan.restart = true
-	r.results["etcd"][1].restarts = []restart{{"store-m2", 2 * time.Second, 500 * time.Millisecond, 3}}
+	r.plan.during = "grow"
+	r.results["etcd"][1].steps = []step{{"m2 starts", 500 * time.Millisecond, 3}}
 	var out bytes.Buffer
-	require.NoError(t, r.writeRestarts(&out))
-	require.Regexp(t, `etcd +turn 2 +store-m2 +2 +0.5 +3\n`, out.String())
+	require.NoError(t, r.writeSteps(&out))
+	require.Regexp(t, `etcd +turn 2 +m2 starts +0.5 +3\n`, out.String())
 }
 
-// TestSettleFailures has failures before, between and after restarts.
-func TestSettleFailures(t *testing.T) {
+// TestSteps has failures before, in, between and after steps.
+func TestSteps(t *testing.T) {
 	turn := &turn{ledger: newLedger(), result: &result{}}
-	fail := func() { turn.ledger.add("get", 0, errors.New("no")) }
-	begin := func() {
-		turn.settleFailures()
-		_, failed := turn.ledger.counts()
-		turn.result.restarts = append(turn.result.restarts, restart{failed: -failed})
+	fail := func() error {
+		turn.ledger.add("get", 0, errors.New("no"))
+		return nil
 	}
-	fail()
-	begin()
-	fail()
-	fail()
-	begin()
-	fail()
+	_ = fail()
+	require.NoError(t, turn.step("one", fail))
+	_ = fail()
+	require.ErrorContains(t, turn.step("two", func() error { return errors.New("why") }), "two: why")
+	_ = fail()
 	turn.settleFailures()
-	require.Equal(t, 2, turn.result.restarts[0].failed)
-	require.Equal(t, 1, turn.result.restarts[1].failed)
+	require.Len(t, turn.result.steps, 2)
+	require.Equal(t, 2, turn.result.steps[0].failed)
+	require.Equal(t, 1, turn.result.steps[1].failed)
 }
 
 // TestPage looks whether every drawing is well formed.
@@ -147,9 +145,7 @@ func TestSentAt(t *testing.T) {
 func TestPodWatcher(t *testing.T) {
 	w, now := newPodWatcher(), time.Now()
 	note := func(kind, uid, phase string, after time.Duration) {
-		var e watchEvent
-		e.Type, e.Object.Metadata.UID, e.Object.Status.Phase = kind, uid, phase
-		w.note(e, now.Add(after))
+		w.note(kind, aPod(uid, phase), now.Add(after))
 	}
 	note("ADDED", "a", "Pending", 0)
 	note("ADDED", "b", "Pending", time.Second)
@@ -164,6 +160,22 @@ func TestPodWatcher(t *testing.T) {
 	require.Equal(t, []time.Duration{3 * time.Second}, w.startup)
 }
 
+func aPod(uid, phase string) (p pod) {
+	p.Metadata.UID, p.Status.Phase = uid, phase
+	return p
+}
+
+// TestPodWatcherBeginsAnew has pods come, run and go while nobody watched.
+func TestPodWatcherBeginsAnew(t *testing.T) {
+	w, now := newPodWatcher(), time.Now()
+	w.replace([]pod{aPod("a", "Running"), aPod("b", "Pending"), aPod("c", "Pending")}, now)
+	require.EqualValues(t, 1, w.running.Load())
+	w.replace([]pod{aPod("b", "Running"), aPod("d", "Pending")}, now.Add(time.Second))
+	require.EqualValues(t, 1, w.running.Load())
+	require.Equal(t, map[string]time.Time{"d": now.Add(time.Second)}, w.seen)
+	require.Equal(t, map[string]bool{"b": true}, w.counted)
+}
+
 func TestCommand(t *testing.T) {
 	require.Equal(t, "benchmarks/kubemark/run.sh -nodes=5 -save",
 		command([]string{"-commit=abc", "-bin=etcd=/x", "-dir=/y", "-nodes=5", "-save=/z"}))
@@ -176,7 +188,7 @@ func TestPlan(t *testing.T) {
 	require.InDelta(t, 2, p.rate, 0)
 	require.Equal(t, 15*time.Second, p.steady)
 	for arg, want := range map[string]string{
-		"-pods=201": "more than", "-members=2": "one or three", "-restart": "wants -members=3", "-store=both": "no -bin pebbledash",
+		"-pods=201": "more than", "-members=2": "one or three", "-during=grow": "no -bin etcdctl", "-during=no": "no -bin etcdctl", "-store=both": "no -bin pebbledash",
 		"-rate=-1": "positive", "more": "what is",
 	} {
 		_, err := parse(append(bins, "-store=etcd", "-nodes=2", "-pods=20", arg))

@@ -7,7 +7,7 @@
 #   benchmarks/kubemark/run.sh                        100 nodes, 1000 pods, both stores
 #   benchmarks/kubemark/run.sh -nodes=5 -pods=20         a look
 #   benchmarks/kubemark/run.sh -save                  keep text and page in benchmarks/results
-#   benchmarks/kubemark/run.sh -members=3 -restart    restart members under load
+#   benchmarks/kubemark/run.sh -members=3 -during=rolling-restart    an operation under load
 #   benchmarks/kubemark/run.sh -help                  all flags
 #
 # It builds what it needs: bin/pebbledash, bin/kubemark, and the peers, which
@@ -28,7 +28,7 @@ main() {
 	make -s -C "$root" build >&2
 	CGO_ENABLED=0 go build -C "$root/benchmarks" -trimpath -o "$root/bin/kubemark" ./kubemark
 	args=("-bin=pebbledash=$root/bin/pebbledash" "-dir=$root/data/kubemark" "${args[@]}")
-	names=(etcd kube-apiserver kube-controller-manager kube-scheduler hollow-nodes)
+	names=(etcd etcdctl etcdutl kube-apiserver kube-controller-manager kube-scheduler hollow-nodes)
 	"$root/benchmarks/peers/build.sh" "${names[@]}" >/dev/null
 	for name in "${names[@]}"; do
 		args=("-bin=$name=$("$root/benchmarks/peers/build.sh" "$name")" "${args[@]}")

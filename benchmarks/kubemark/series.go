@@ -34,6 +34,9 @@ func (t *turn) sampleUntil(ctx context.Context) (series []moment) {
 		answered, _ := t.ledger.counts()
 		now := time.Now()
 		if err == nil && err2 == nil && err3 == nil {
+			if api.CPU < lastAPI.CPU {
+				lastAPI.CPU = 0 // it has started again
+			}
 			if by := now.Sub(last).Seconds(); !first && by > 0 {
 				series = append(series, moment{
 					at:             now.Sub(began),

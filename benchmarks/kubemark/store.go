@@ -28,45 +28,75 @@ const (
 
 // store is what is compared: one server, or the members of a cluster.
 type store struct {
-	members []*child
-	urls    []string // for clients, by member
+	name     string
+	binaries binaries
+	dir      string
+	members  []*child
+	urls     []string // for clients, of all that may be members
 
 	// mu is held while a member is replaced, and while what it uses is read.
 	mu sync.Mutex
-	// ended is what processes had used that restart ended, and the most memory of any.
+	// ended is what processes had used that end ended, and the most memory of any.
 	ended     process.Usage
-	endedPeak []int64 // by member
+	endedPeak [maxMembers]int64
 }
 
-func newStore(dir, binary string, members int) *store {
-	s := &store{endedPeak: make([]int64, members)}
-	url := func(port, i int) string { return fmt.Sprintf("http://127.0.0.1:%d", port+i*portStep) }
+// maxMembers is how many a store may grow to.
+const maxMembers = 3
+
+func memberName(i int) string { return fmt.Sprintf("m%d", i+1) }
+
+func memberURL(port, i int) string { return fmt.Sprintf("http://127.0.0.1:%d", port+i*portStep) }
+
+// initialCluster names the first n.
+func initialCluster(n int) string {
 	var initial []string
-	for i := range members {
-		initial = append(initial, fmt.Sprintf("m%d=%s", i+1, url(peerPort, i)))
-		s.urls = append(s.urls, url(clientPort, i))
+	for i := range n {
+		initial = append(initial, memberName(i)+"="+memberURL(peerPort, i))
+	}
+	return strings.Join(initial, ",")
+}
+
+// dataDir is a member's in its folder.
+func dataDir(folder string) string { return filepath.Join(folder, "data") }
+
+func newStore(dir, name string, b binaries, members int) *store {
+	s := &store{name: name, binaries: b, dir: dir}
+	for i := range maxMembers {
+		s.urls = append(s.urls, memberURL(clientPort, i))
 	}
 	for i := range members {
-		name := fmt.Sprintf("m%d", i+1)
-		folder := filepath.Join(dir, name)
-		s.members = append(s.members, &child{
-			name: "store-" + name, binary: binary, dir: dir, data: folder,
-			args: []string{
-				"--name=" + name, "--data-dir=" + filepath.Join(folder, "data"),
-				"--listen-client-urls=" + s.urls[i], "--advertise-client-urls=" + s.urls[i],
-				"--listen-peer-urls=" + url(peerPort, i), "--initial-advertise-peer-urls=" + url(peerPort, i),
-				"--initial-cluster=" + strings.Join(initial, ","),
-				// kube-apiserver wants progress; kubeadm sets the same.
-				"--watch-progress-notify-interval=5s",
-			},
-		})
+		s.members = append(s.members, s.member(i, "--initial-cluster="+initialCluster(members)))
 	}
 	return s
 }
 
+// member makes one, which is not started; more are flags of its own.
+func (s *store) member(i int, more ...string) *child {
+	name, folder, peer := memberName(i), filepath.Join(s.dir, memberName(i)), memberURL(peerPort, i)
+	return &child{
+		name: "store-" + name, binary: s.binaries[s.name], dir: s.dir, data: folder,
+		args: append([]string{
+			"--name=" + name, "--data-dir=" + dataDir(folder),
+			"--listen-client-urls=" + s.urls[i], "--advertise-client-urls=" + s.urls[i],
+			"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
+			// kube-apiserver wants progress; kubeadm sets the same.
+			"--watch-progress-notify-interval=5s",
+		}, more...),
+	}
+}
+
+// joins makes the i-th member one that joins those before it.
+func (s *store) joins(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.member(i, "--initial-cluster="+initialCluster(i+1), "--initial-cluster-state=existing")
+	s.members = append(s.members[:i], m)
+}
+
 func (s *store) start(ctx context.Context) error {
-	for _, m := range s.members {
-		if err := m.start(); err != nil {
+	for i := range s.members {
+		if err := s.launch(i); err != nil {
 			return err
 		}
 	}
@@ -108,22 +138,15 @@ func fetch(ctx context.Context, url string) (io.ReadCloser, error) {
 	return resp.Body, nil
 }
 
-// restart ends one member as an operator would, and returns when it serves again, with
-// how long the one and the other took.
-func (s *store) restart(ctx context.Context, i int) (stopped, served time.Duration, err error) {
-	began := time.Now()
-	if err := s.end(i); err != nil {
-		return 0, 0, err
+// begin starts a member, and returns when it serves.
+func (s *store) begin(ctx context.Context, i int) error {
+	if err := s.launch(i); err != nil {
+		return err
 	}
-	ended := time.Now()
-	if err := s.begin(i); err != nil {
-		return 0, 0, err
-	}
-	err = s.waitMember(ctx, i)
-	return ended.Sub(began), time.Since(ended), err
+	return s.waitMember(ctx, i)
 }
 
-func (s *store) begin(i int) error {
+func (s *store) launch(i int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.members[i].start()
@@ -151,7 +174,7 @@ func (s *store) end(i int) error {
 	return nil
 }
 
-// usage is the sum over members, with what restarts have ended.
+// usage is the sum over members, with those that have ended.
 func (s *store) usage() (process.Usage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,7 +227,7 @@ func (s *store) sum(of func(i int) (int64, error)) (int64, error) {
 func (s *store) requests(ctx context.Context) (map[string]float64, error) {
 	const evaluated = "pebbledash_group_evaluated_requests_total"
 	sum := map[string]float64{}
-	for _, url := range s.urls {
+	for _, url := range s.urls[:len(s.members)] {
 		body, err := fetch(ctx, url+"/metrics")
 		if err != nil {
 			return nil, err

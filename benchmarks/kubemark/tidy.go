@@ -20,7 +20,7 @@ var nodeFolder = regexp.MustCompile(`Using (\S+) as root dir for hollow-kubelet`
 //
 // REQUIRES: the nodes have ended.
 func (c *cluster) tidyNodes() error {
-	log, err := os.ReadFile((&child{name: "hollow-nodes", dir: c.dir}).log())
+	log, err := os.ReadFile((&child{name: hollowNodes, dir: c.dir}).log())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -21,6 +21,7 @@ type turn struct {
 	ledger  *ledger
 	load    *load
 	say     func(string)
+	before  reading // of when the load began, or kube-apiserver the last time
 	result  *result
 }
 
@@ -39,7 +40,7 @@ type result struct {
 	groups                      map[string]float64         // evaluated requests a second
 	series                      []moment
 	failures                    map[string]int
-	restarts                    []restart
+	steps                       []step // of an operation
 }
 
 // runTurn starts a cluster in dir, loads it, and ends it.
@@ -54,7 +55,7 @@ func runTurn(ctx context.Context, p *plan, storeName, dir string, say func(strin
 	}
 	t := &turn{plan: p, cluster: c, ledger: newLedger(), say: say, result: &result{}}
 	t.result.start = time.Since(began)
-	t.load = &load{pods: p.pods, rate: p.rate, steady: p.steady, watch: newPodWatcher(), lag: &lagWatchers{}}
+	t.load = &load{pods: p.pods, rate: p.rate, watch: newPodWatcher(), lag: &lagWatchers{}}
 	for range clients {
 		t.load.clients = append(t.load.clients, newClient(c, t.ledger))
 	}
@@ -85,8 +86,8 @@ func (t *turn) measure(ctx context.Context) error {
 		c := t.load.client(n)
 		watchers.Go(func() { t.load.lag.run(ctx, c, "/api/v1/namespaces/"+lagNamespace+"/configmaps") })
 	}
-	before, err := t.read(ctx)
-	if err != nil {
+	var err error
+	if t.before, err = t.read(ctx); err != nil {
 		return err
 	}
 	sampling, stop := context.WithCancel(ctx)
@@ -105,7 +106,7 @@ func (t *turn) measure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return t.note(before, after)
+	return t.note(t.before, after)
 }
 
 // phases are the load, from the first pod to the last namespace's end.
@@ -120,8 +121,21 @@ func (t *turn) phases(ctx context.Context) error {
 	t.result.fill = time.Since(began)
 
 	steady := time.Now()
-	restarted := make(chan error, 1)
-	go func() { restarted <- t.restarts(ctx) }()
+	due, over := context.WithTimeout(ctx, t.plan.steady)
+	defer over()
+	operated := make(chan error, 1)
+	if t.plan.during != "" {
+		// It may take longer than was thought.
+		due, over = context.WithCancel(ctx)
+		defer over()
+	}
+	go func() {
+		err := t.operate(ctx)
+		operated <- err
+		if t.plan.during != "" && (err != nil || pause(ctx, max(t.plan.steady/4, t.plan.steady-time.Since(steady)))) {
+			over()
+		}
+	}()
 	ticking, stop := context.WithCancel(ctx)
 	go func() {
 		for pause(ticking, 250*time.Millisecond) {
@@ -130,9 +144,9 @@ func (t *turn) phases(ctx context.Context) error {
 				answered, failed, t.load.watch.running.Load()))
 		}
 	}()
-	t.load.run(ctx)
+	t.load.run(ctx, due)
 	stop()
-	if err := errors.Join(ctx.Err(), <-restarted); err != nil {
+	if err := errors.Join(ctx.Err(), <-operated); err != nil {
 		return err
 	}
 	t.settleFailures()
@@ -143,45 +157,6 @@ func (t *turn) phases(ctx context.Context) error {
 	}
 	t.result.removal = time.Since(removal)
 	return nil
-}
-
-// restart is one of a member under load.
-type restart struct {
-	member          string
-	stopped, served time.Duration // how long it took to end, and then to serve again
-	failed          int           // calls, until the next restart or the end of the load
-}
-
-// restarts has every member restart once during the load, if that is asked for.
-func (t *turn) restarts(ctx context.Context) error {
-	if !t.plan.restart {
-		return nil
-	}
-	members := t.cluster.store.members
-	began, between := time.Now(), t.plan.steady/time.Duration(len(members)+1)
-	for i, m := range members {
-		// At fixed times, so that the last is not after the load of a slow store.
-		if !pause(ctx, time.Until(began.Add(time.Duration(i+1)*between))) {
-			return ctx.Err()
-		}
-		t.settleFailures()
-		_, failed := t.ledger.counts()
-		stopped, served, err := t.cluster.store.restart(ctx, i)
-		if err != nil {
-			return err
-		}
-		t.result.restarts = append(t.result.restarts, restart{m.name, stopped, served, -failed})
-	}
-	return nil
-}
-
-// settleFailures ends the latest restart's count of failures. It has begun with those
-// before it, taken off.
-func (t *turn) settleFailures() {
-	if n := len(t.result.restarts); n > 0 {
-		_, failed := t.ledger.counts()
-		t.result.restarts[n-1].failed += failed
-	}
 }
 
 // reading is what counters said at a time.
@@ -222,11 +197,10 @@ func (t *turn) note(before, after reading) error {
 	r.promised = delta(before.samples, after.samples, promiseHistogram, requestOf)
 	r.storage = delta(before.samples, after.samples, storeHistogram, storageOf)
 	r.own, r.failures = t.ledger.latencies(), t.ledger.failures
-	r.startup, r.lag = t.load.watch.startup, t.load.lag.lags
-	slices.Sort(r.startup)
+	r.startup, r.lag = t.load.watch.startups(), t.load.lag.lags
 	slices.Sort(r.lag)
 	r.groups = map[string]float64{}
-	if !t.plan.restart { // which counts from zero
+	if t.plan.during == "" { // a member that starts again counts from zero
 		for group, n := range after.groups {
 			r.groups[group] = (n - before.groups[group]) / r.took.Seconds()
 		}

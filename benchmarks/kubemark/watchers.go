@@ -7,8 +7,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
+	"iter"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -16,9 +18,9 @@ import (
 )
 
 // podWatcher measures how long pods take from when they are seen first until they are
-// seen Running, by the same watch.
+// seen Running, by the same watch. seen and counted are its goroutine's.
 type podWatcher struct {
-	mu      sync.Mutex
+	mu      sync.Mutex           // guards startup
 	seen    map[string]time.Time // by UID, until it runs
 	startup []time.Duration
 	running atomic.Int64
@@ -29,59 +31,115 @@ func newPodWatcher() *podWatcher {
 	return &podWatcher{seen: map[string]time.Time{}, counted: map[string]bool{}}
 }
 
-// watchEvent is as much of an event as is looked at.
-type watchEvent struct {
-	Type   string
-	Object struct {
-		Metadata struct {
-			UID, Namespace, ResourceVersion string
-		}
-		Status  struct{ Phase string }
-		Message string
+// startups returns how long pods have taken so far, sorted.
+func (w *podWatcher) startups() []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(slices.Values(w.startup))
+}
+
+// pod is as much of one as is looked at.
+type pod struct {
+	Metadata struct {
+		UID, ResourceVersion string
 	}
+	Status struct{ Phase string }
 }
 
 // run watches all pods until ctx ends, and goes on where it was when a watch ends.
 func (w *podWatcher) run(ctx context.Context, c *client) error {
-	var list struct {
-		Metadata struct{ ResourceVersion string }
-	}
-	if err := c.exchange(ctx, http.MethodGet, "/api/v1/pods?limit=1", nil, &list); err != nil {
+	revision, err := w.list(ctx, c)
+	if err != nil {
 		return err
 	}
-	revision := list.Metadata.ResourceVersion
 	for ctx.Err() == nil {
-		resp, err := c.open(ctx, http.MethodGet, "/api/v1/pods?watch=true&allowWatchBookmarks=true&resourceVersion="+revision, nil)
-		if err != nil {
-			if hasCode(err, http.StatusGone) {
-				return fmt.Errorf("watch of pods from %s: %w", revision, err)
+		revision, err = w.watch(ctx, c, revision)
+		if hasCode(err, http.StatusGone) {
+			// The store has been put back to a snapshot.
+			var listed string
+			if listed, err = w.list(ctx, c); err == nil {
+				revision = listed
 			}
-			pause(ctx, 100*time.Millisecond)
-			continue
 		}
-		decoder := json.NewDecoder(resp.Body)
-		for {
-			var e watchEvent
-			if err := decoder.Decode(&e); err != nil {
-				break // The end of a watch is no failure.
-			}
-			if e.Type == "ERROR" {
-				_ = resp.Body.Close()
-				return fmt.Errorf("watch of pods from %s: %s", revision, e.Object.Message)
-			}
-			revision = e.Object.Metadata.ResourceVersion
-			w.note(e, time.Now())
-		}
-		_ = resp.Body.Close()
+		pause(ctx, 100*time.Millisecond)
 	}
 	return nil
 }
 
-func (w *podWatcher) note(e watchEvent, now time.Time) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	uid := e.Object.Metadata.UID
-	switch e.Type {
+// list is where a watch begins.
+func (w *podWatcher) list(ctx context.Context, c *client) (revision string, err error) {
+	var list struct {
+		Metadata struct{ ResourceVersion string }
+		Items    []pod
+	}
+	if err := c.exchange(ctx, http.MethodGet, "/api/v1/pods", nil, &list); err != nil {
+		return "", err
+	}
+	w.replace(list.Items, time.Now())
+	return list.Metadata.ResourceVersion, nil
+}
+
+// watch follows one watch to its end, which is no failure, and returns the last revision.
+func (w *podWatcher) watch(ctx context.Context, c *client, revision string) (string, error) {
+	resp, err := c.open(ctx, http.MethodGet, "/api/v1/pods?watch=true&allowWatchBookmarks=true&resourceVersion="+revision, nil)
+	if err != nil {
+		return revision, err
+	}
+	defer resp.Body.Close()
+	decoder := json.NewDecoder(resp.Body)
+	for {
+		var e struct {
+			Type   string
+			Object json.RawMessage
+		}
+		if err := decoder.Decode(&e); err != nil {
+			return revision, err
+		}
+		if e.Type == "ERROR" {
+			var status struct {
+				Code    int
+				Message string
+			}
+			if err := json.Unmarshal(e.Object, &status); err != nil {
+				return revision, err
+			}
+			return revision, &apiError{status.Code, status.Message}
+		}
+		var p pod
+		if err := json.Unmarshal(e.Object, &p); err != nil {
+			return revision, err
+		}
+		revision = p.Metadata.ResourceVersion
+		w.note(e.Type, p, time.Now())
+	}
+}
+
+// replace notes what there is.
+func (w *podWatcher) replace(pods []pod, now time.Time) {
+	there := map[string]bool{}
+	for _, p := range pods {
+		uid := p.Metadata.UID
+		there[uid] = true
+		if _, waiting := w.seen[uid]; !waiting && !w.counted[uid] {
+			w.note("ADDED", p, now)
+		} else {
+			w.note("MODIFIED", p, now)
+		}
+	}
+	for _, known := range []iter.Seq[string]{maps.Keys(w.seen), maps.Keys(w.counted)} {
+		for _, uid := range slices.Collect(known) {
+			if !there[uid] {
+				var gone pod
+				gone.Metadata.UID = uid
+				w.note("DELETED", gone, now)
+			}
+		}
+	}
+}
+
+func (w *podWatcher) note(kind string, p pod, now time.Time) {
+	uid := p.Metadata.UID
+	switch kind {
 	case "ADDED":
 		w.seen[uid] = now
 	case "DELETED":
@@ -93,8 +151,10 @@ func (w *podWatcher) note(e watchEvent, now time.Time) {
 		return
 	}
 	first, waiting := w.seen[uid]
-	if waiting && e.Object.Status.Phase == "Running" {
+	if waiting && p.Status.Phase == "Running" {
+		w.mu.Lock()
 		w.startup = append(w.startup, now.Sub(first))
+		w.mu.Unlock()
 		delete(w.seen, uid)
 		w.counted[uid] = true
 		w.running.Add(1)
