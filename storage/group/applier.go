@@ -12,8 +12,9 @@ import (
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
 
-// applier applies committed entries on a goroutine of its own: a store that
-// waits for its disk must not hold up raft.
+// applier applies committed entries, on a goroutine of its own: a store that waits for
+// its disk must not hold up raft. Where there is nobody whom that would hold up, the loop
+// may do it (applyNow).
 type applier struct {
 	g      *Group
 	flight flight
@@ -24,6 +25,8 @@ type applier struct {
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
 	queue   []task
+	busy    bool // something is being applied
+	failed  bool // and nothing may be any more
 	closed  bool
 	wake    chan struct{}
 	stopped chan struct{}
@@ -54,7 +57,9 @@ func (a *applier) signal() {
 
 func (a *applier) submit(t task) {
 	a.mu.Lock()
-	a.queue = append(a.queue, t)
+	if !a.failed {
+		a.queue = append(a.queue, t)
+	}
 	a.mu.Unlock()
 	a.signal()
 }
@@ -71,23 +76,53 @@ func (a *applier) run() {
 	defer close(a.stopped)
 	var work []task
 	for range a.wake {
-		a.mu.Lock()
-		work, a.queue = a.queue, work[:0]
-		closed := a.closed
-		a.mu.Unlock()
-		for _, t := range work {
-			if err := a.do(t); err != nil {
-				if !errors.Is(err, ErrStopped) {
-					a.g.cfg.Fatal(fmt.Errorf("group: apply: %w", err))
-				}
-				return
+		closed := false
+		for {
+			a.mu.Lock()
+			work, a.queue = a.queue, work[:0]
+			a.busy, closed = len(work) > 0, a.closed
+			a.mu.Unlock()
+			if len(work) == 0 {
+				break
 			}
+			for _, t := range work {
+				if err := a.do(t); err != nil {
+					a.fail(err)
+					return
+				}
+			}
+			clear(work)
 		}
-		clear(work)
 		if closed {
 			return
 		}
 	}
+}
+
+// applyNow applies a raft message on the caller's goroutine, the loop, and says whether it
+// could: what came before it must be applied, and a change of the configuration needs the
+// loop.
+func (a *applier) applyNow(m *raftpb.Message) bool {
+	for _, e := range m.GetEntries() {
+		if e.GetType() != raftpb.EntryNormal {
+			return false
+		}
+	}
+	a.mu.Lock()
+	if a.busy || len(a.queue) > 0 || a.failed {
+		a.mu.Unlock()
+		return false
+	}
+	a.busy = true
+	a.mu.Unlock()
+	err := a.do(task{m: m})
+	a.mu.Lock()
+	a.busy = false
+	a.mu.Unlock()
+	if err != nil {
+		a.fail(err)
+	}
+	return true
 }
 
 func (a *applier) do(t task) error {
@@ -95,6 +130,16 @@ func (a *applier) do(t task) error {
 		return a.restore(t.m, t.snapshot)
 	}
 	return a.apply(t.m)
+}
+
+// fail sees to it that nothing is applied any more.
+func (a *applier) fail(err error) {
+	a.mu.Lock()
+	a.failed, a.queue = true, nil
+	a.mu.Unlock()
+	if !errors.Is(err, ErrStopped) {
+		a.g.cfg.Fatal(fmt.Errorf("group: apply: %w", err))
+	}
 }
 
 // maxBatchBytes is how large a batch may get before what follows goes into another. Raft

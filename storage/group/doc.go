@@ -12,6 +12,10 @@
 //	applier     applies all committed entries in one batch, publishes the
 //	            changes, and answers the callers
 //
+// Where a replica is the only voter its loop writes to the log itself, unless another
+// group does, and applies what few requests have changed: handing over and back takes
+// longer than these while processors are idle, and nobody misses the loop.
+//
 // A new entry is begun only when no append of this group is under way: whatever
 // arrives during a sync goes into the entry after it. So the batches grow with
 // the load, and an idle member answers after one sync.
@@ -28,7 +32,8 @@
 //  3. Entries are applied only once they are stable in this replica's log; the
 //     log is truncated only below what the state would survive a crash with.
 //
-// The loop never waits for a disk: the log writer and the applier do.
+// Where there are other voters, the loop never waits for a disk: the log writer and the
+// applier do.
 //
 // All methods of a Group may be called concurrently, but Start comes once, and before
 // Stop. So may those of a Log and of a LogWriter, but those of a Log that come before its

@@ -13,7 +13,7 @@ import (
 // NewIdleLogWriter makes a LogWriter whose goroutine does not run: a simulation
 // calls Write in its place.
 func NewIdleLogWriter(db *engine.DB) *LogWriter {
-	return &LogWriter{db: db, wake: make(chan struct{}, 1)}
+	return idleWriter(db)
 }
 
 // Waiting returns how many requests wait to be written.

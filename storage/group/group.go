@@ -139,9 +139,13 @@ type Group struct {
 	once    sync.Once
 
 	// The fields from here on belong to the loop.
-	// appending counts the appends of entries that are under way.
+	// appending counts the appends of entries that are under way, writing all that the
+	// log writer was given.
 	appending int
-	role      raft.StateType
+	writing   int
+	// taken is how many requests were evaluated the last time.
+	taken int
+	role  raft.StateType
 	// ledTerm is the term that Observer.Leads was told of, 0 for none.
 	ledTerm uint64
 	reign   reign
@@ -359,14 +363,8 @@ func (g *Group) handle(box *letters) {
 	for _, m := range box.steps {
 		switch m.GetType() {
 		case raftpb.MsgStorageAppend:
-			// The log's answer that the message is durable.
-			if len(m.GetEntries()) > 0 {
-				g.appending--
-				g.logged()
-			}
-			for _, r := range m.GetResponses() {
-				g.deliver(r)
-			}
+			g.writing--
+			g.stored(m)
 		default:
 			g.step(m)
 		}
@@ -380,6 +378,17 @@ func (g *Group) handle(box *letters) {
 	g.queue = append(g.queue, box.proposals...)
 	g.reads.add(box.reads)
 	box.reset()
+}
+
+// stored takes in that an append is durable.
+func (g *Group) stored(m *raftpb.Message) {
+	if len(m.GetEntries()) > 0 {
+		g.appending--
+		g.logged()
+	}
+	for _, r := range m.GetResponses() {
+		g.deliver(r)
+	}
 }
 
 // deliver takes a response of a storage message to where it belongs.
@@ -442,7 +451,9 @@ func (g *Group) handleOne(rd raft.Ready) {
 				g.submit(m)
 			}
 		case raft.LocalApplyThread:
-			g.applier.submit(task{m: m})
+			if !g.unhurried() || !g.applier.applyNow(m) {
+				g.applier.submit(task{m: m})
+			}
 		default:
 			if m.GetType() == raftpb.MsgSnap {
 				g.cfg.Transport.SendSnapshot(g.cfg.ID, m)
@@ -470,7 +481,27 @@ func (g *Group) submit(m *raftpb.Message) {
 	if len(m.GetEntries()) > 0 {
 		g.appending++
 	}
+	// Where nobody else votes there is nothing to do for the loop until it is durable:
+	// nothing is evaluated before (room).
+	if g.writing == 0 && g.isAlone() && g.cfg.Writer.writeNow(appendRequest{log: g.cfg.Log, msg: m, done: g.stored}) {
+		return
+	}
+	g.write(m)
+}
+
+// write hands an append to the log writer, which sends it back when it is durable.
+func (g *Group) write(m *raftpb.Message) {
+	g.writing++
 	g.cfg.Writer.submit(appendRequest{log: g.cfg.Log, msg: m, done: g.inbox.step})
+}
+
+// fewRequests are not worth another goroutine.
+const fewRequests = 2
+
+// unhurried says that the loop may apply: there is no other replica that would miss it,
+// and there are not many requests, which could be evaluated meanwhile.
+func (g *Group) unhurried() bool {
+	return g.isAlone() && g.taken <= fewRequests && g.inbox.queued.Load() == 0
 }
 
 // votes says whether m changes the term or the vote of the log's hard state.

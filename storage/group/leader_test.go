@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pebbledash/pebbledash/storage/engine"
 	"github.com/pebbledash/pebbledash/storage/evaluate"
 	"github.com/pebbledash/pebbledash/storage/mvcc"
 )
@@ -435,6 +436,26 @@ func TestOutOfPlace(t *testing.T) {
 	require.EqualValues(t, 3, p.succeeded(t).Revision)
 }
 
+// TestFailedApplyInLoop is the same where the loop applies by itself: what comes
+// after it is not applied either.
+func TestFailedApplyInLoop(t *testing.T) {
+	r := startReplica(t, engine.NewMem())
+	r.do(t, put("before", 1))
+	r.post(func() { require.NoError(t, r.rn.Propose([]byte{99, 1})) })
+	require.ErrorContains(t, <-r.fatal, "format 99, kind 1 is not known")
+	p := &proposal{ctx: context.Background(), op: put("after", 1), size: 10, done: make(chan struct{})}
+	require.NoError(t, r.inbox.propose(p))
+	for range 2 { // The second call finds done what the first came with.
+		turned := make(chan struct{})
+		r.post(func() { close(turned) })
+		<-turned
+	}
+	require.Equal(t, r.AppliedIndex()+2, r.Status().Commit)
+	require.Equal(t, "before=1@2 ", contents(t, r.store))
+	r.stop(t)
+	p.failed(t, ErrStopped)
+}
+
 // TestFailedApply commits, after a good entry and in the same batch, one that
 // can't be applied. Nothing of the batch is there, and whoever waits for the good
 // one is not left alone.
@@ -445,6 +466,7 @@ func TestFailedApply(t *testing.T) {
 	n.group.handleReady()
 	c.calm(n)
 	require.True(t, n.reigns())
+	n.group.applier.busy = true // so that it is left to it
 	p := n.propose(put("k", 1))
 	require.NoError(t, n.group.rn.Propose([]byte{99, 1}))
 	n.group.handleReady()

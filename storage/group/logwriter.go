@@ -21,6 +21,8 @@ type LogWriter struct {
 	seconds prometheus.Observer
 	// began is when the write under way began, nil if none is.
 	began atomic.Pointer[time.Time]
+	// writing is held during a write. It comes before mu.
+	writing sync.Mutex
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
 	queue   []appendRequest
@@ -78,6 +80,18 @@ func (w *LogWriter) submit(r appendRequest) {
 	w.signal()
 }
 
+// writeNow is submit and the wait for done, on the caller's goroutine; false says that
+// another write is under way, and that nothing was done.
+// REQUIRES: nothing of the log is queued.
+func (w *LogWriter) writeNow(r appendRequest) bool {
+	if !w.writing.TryLock() {
+		return false
+	}
+	defer w.writing.Unlock() // also if a failed commit ends this goroutine
+	w.write([]appendRequest{r})
+	return true
+}
+
 func (w *LogWriter) run() {
 	// Deferred, because a failed commit ends this goroutine (engine.Config.Fatal).
 	defer close(w.stopped)
@@ -88,13 +102,19 @@ func (w *LogWriter) run() {
 		closed := w.closed
 		w.mu.Unlock()
 		if len(work) > 0 {
-			w.write(work)
+			w.writeLocked(work)
 		}
 		clear(work)
 		if closed {
 			return
 		}
 	}
+}
+
+func (w *LogWriter) writeLocked(work []appendRequest) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	w.write(work)
 }
 
 func (w *LogWriter) write(work []appendRequest) {

@@ -253,6 +253,7 @@ func (g *Group) evaluateEntry() {
 	g.inbox.queued.Add(-int64(taken))
 
 	g.counts.evaluated.Add(int64(taken))
+	g.taken = taken
 
 	data, ok := g.eval.Seal(prefix)
 	if !ok {

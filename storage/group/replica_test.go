@@ -44,9 +44,12 @@ func (f files) close(tb testing.TB) {
 	require.NoError(tb, f.state.Close())
 }
 
-// idleWriter is a LogWriter without a goroutine: a test writes what is queued.
+// idleWriter is a LogWriter without a goroutine: a test writes what is queued, and the
+// loop nothing.
 func idleWriter(db *engine.DB) *LogWriter {
-	return &LogWriter{db: db, wake: make(chan struct{}, 1)}
+	w := &LogWriter{db: db, wake: make(chan struct{}, 1)}
+	w.writing.Lock()
+	return w
 }
 
 // seen keeps what an Observer is told, and knows the leases.

@@ -112,7 +112,7 @@ func (g *Group) restored(m *raftpb.Message) {
 	if len(m.GetEntries()) > 0 {
 		g.appending++
 	}
-	g.cfg.Writer.submit(appendRequest{log: g.cfg.Log, msg: m, done: g.inbox.step})
+	g.write(m)
 	g.counts.restoring.Add(-1)
 	g.counts.restored.Add(1)
 	if g.restoring--; g.restoring > 0 {
