@@ -10,10 +10,6 @@ import (
 )
 
 const (
-	// heapFloor is what the collector takes the heap to hold besides what it
-	// does. Without it, with little data, it would run many times a second and
-	// shrink the stacks of waiting calls each time: a third of the CPU of a get.
-	heapFloor = 128 << 20
 	// restInterval is for how long the collector has not run where there is little to do.
 	restInterval = 10 * time.Second
 	// worthReturning is how much memory is worth a collection.
@@ -42,8 +38,8 @@ func readHeap() heapUse {
 }
 
 // returnMemory returns what a busy time has left in the heap to the operating system once
-// there is little to do: the collector runs when the heap has doubled, which may not be for
-// hours then, and keeps what it has freed.
+// there is little to do: the collector runs when the heap has grown enough, which may not
+// be for hours then, and keeps what it has freed.
 func returnMemory(ctx context.Context, c clock.Clock, read func() heapUse, free func()) {
 	ticker := c.NewTicker(restInterval)
 	defer ticker.Stop()

@@ -57,8 +57,6 @@ type joined struct {
 	end      context.CancelFunc
 	// background are what works beside calls, until the end.
 	background sync.WaitGroup
-	// ballast is never touched, so that it takes no memory.
-	ballast []byte
 }
 
 // open opens the member's store and puts the gateway before it. It is the one
@@ -97,7 +95,7 @@ func open(env *Env) (server, error) {
 		return nil, err
 	}
 	j.traces = traces
-	j.ballast = make([]byte, heapFloor)
+	j.paceCollector()
 	shareProcessors()
 	j.hub = newHub(env, prefix)
 	ver, _ := Version()
@@ -105,6 +103,7 @@ func open(env *Env) (server, error) {
 	j.member, err = member.Open(context.Background(), j.memberConfig(ver))
 	if err != nil {
 		j.hub.Close()
+		j.end()
 		traces.stop(context.Background())
 		return nil, err
 	}
