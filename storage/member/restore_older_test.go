@@ -38,7 +38,7 @@ func unzip(t *testing.T, path string) []byte {
 func TestRestoreOfOlder(t *testing.T) {
 	files, err := filepath.Glob("testdata/etcd/*.db.gz")
 	require.NoError(t, err)
-	require.Len(t, files, 2)
+	require.Len(t, files, 3)
 	for _, file := range files {
 		name := strings.TrimSuffix(filepath.Base(file), ".db.gz")
 		t.Run(name, func(t *testing.T) {

@@ -3,7 +3,7 @@
 # make.sh VERSION... makes the snapshots that TestRestoreOfOlder restores: each of a real
 # etcd of that version, built through the module proxy, with what its clients saw.
 #
-#   storage/member/testdata/etcd/make.sh v3.5.35 v3.6.16
+#   storage/member/testdata/etcd/make.sh v3.4.13 v3.5.35 v3.6.16
 #
 #   etcd-<version>.db.gz    etcdctl snapshot save
 #   etcd-<version>.txt.gz   "rev N JSON" from the compacted revision on, "lease JSON", "user JSON"
@@ -23,6 +23,12 @@ cleanup() {
 trap cleanup EXIT
 
 build() { # VERSION
+	local package=go.etcd.io/etcd/server/v3/etcdmain main='etcdmain.Main(os.Args)' get=("go.etcd.io/etcd/server/v3@$1")
+	if [[ $1 == v3.4.13 ]]; then
+		# Its module had no version of that name yet, and wants an older Go.
+		package=go.etcd.io/etcd/etcdmain main='etcdmain.Main()'
+		get=(go.etcd.io/etcd@v0.5.0-alpha.5.0.20200910180754-dd1b699fc489 golang.org/x/sys@latest)
+	fi
 	mkdir -p "$work/$1"
 	cat >"$work/$1/main.go" <<-GO
 		package main
@@ -30,15 +36,18 @@ build() { # VERSION
 		import (
 			"os"
 
-			"go.etcd.io/etcd/server/v3/etcdmain"
+			"$package"
 		)
 
-		func main() { etcdmain.Main(os.Args) }
+		func main() {
+			_ = os.Args
+			$main
+		}
 	GO
 	(
 		cd "$work/$1"
 		go mod init etcd
-		go get "go.etcd.io/etcd/server/v3@$1"
+		go get "${get[@]}"
 		go mod tidy
 		go build -o etcd .
 	) >&2
