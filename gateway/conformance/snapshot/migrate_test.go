@@ -16,9 +16,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/pebbledash/pebbledash/gateway/conformance/certs"
 	"github.com/pebbledash/pebbledash/gateway/conformance/server"
 	"github.com/pebbledash/pebbledash/pkg/clock"
 )
@@ -434,4 +436,63 @@ func TestMigrationOfLargeRevisions(t *testing.T) {
 			require.Zero(t, left.Count)
 		})
 	}
+}
+
+// TestMigrationOverTLS goes over between two clusters that each want certificates of
+// their own authority; without one the tool says why it gets no answer.
+func TestMigrationOverTLS(t *testing.T) {
+	b := resolve(t)
+	secured := func(binary string) (place, *certs.Authority) {
+		p := places(t, 1)[0]
+		p.client = strings.Replace(p.client, "http:", "https:", 1)
+		ca, err := certs.New(t.TempDir(), "clients of "+p.client)
+		require.NoError(t, err)
+		require.NoError(t, ca.Issue("server", "server", "127.0.0.1"))
+		require.NoError(t, ca.Issue("client", "client"))
+		s, err := launch(t.Context(), binary, filepath.Join(t.TempDir(), "m"), []place{p}, 0,
+			"--cert-file="+ca.Path("server.crt"), "--key-file="+ca.Path("server.key"),
+			"--trusted-ca-file="+ca.Path("ca.crt"), "--client-cert-auth")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, s.Kill()) })
+		return p, ca
+	}
+	connect := func(p place, ca *certs.Authority) *clientv3.Client {
+		config, err := ca.Client("client")
+		require.NoError(t, err)
+		c, err := clientv3.New(clientv3.Config{Endpoints: []string{p.client}, TLS: config, Logger: zap.NewNop(), DialTimeout: patience})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	from, fromCA := secured(b.etcd)
+	to, toCA := secured(b.pebbledash)
+	old, next := connect(from, fromCA), connect(to, toCA)
+	fillKeys(t, old)
+
+	m := newMigration(t, b, from.client, to.client)
+	m.flags = append([]string(nil), "--from="+from.client, "--to="+to.client, "--work-dir="+t.TempDir())
+	out, err := m.try("status", "--to="+to.client)
+	require.Error(t, err)
+	require.Contains(t, out, "certificate")
+	for _, side := range []struct {
+		name string
+		ca   *certs.Authority
+	}{{"from", fromCA}, {"to", toCA}} {
+		m.flags = append(m.flags, "--"+side.name+"-cacert="+side.ca.Path("ca.crt"),
+			"--"+side.name+"-cert="+side.ca.Path("client.crt"), "--"+side.name+"-key="+side.ca.Path("client.key"))
+	}
+	_, done := m.start()
+	reached(t, next, revisionOf(t, old))
+	_, err = old.Put(t.Context(), "late", "1")
+	require.NoError(t, err)
+	reached(t, next, revisionOf(t, old))
+	out, err = m.try(append([]string{"finish"}, m.flags...)...)
+	require.NoError(t, err, out)
+	require.NoError(t, <-done)
+	want, err := old.Get(t.Context(), "\x00", clientv3.WithFromKey())
+	require.NoError(t, err)
+	got, err := next.Get(t.Context(), "\x00", clientv3.WithFromKey())
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprint(want.Kvs), fmt.Sprint(got.Kvs))
+	require.Equal(t, want.Header.Revision, got.Header.Revision)
 }
