@@ -451,9 +451,7 @@ func (g *Group) handleOne(rd raft.Ready) {
 				g.submit(m)
 			}
 		case raft.LocalApplyThread:
-			if !g.unhurried() || !g.applier.applyNow(m) {
-				g.applier.submit(task{m: m})
-			}
+			g.apply(m)
 		default:
 			if m.GetType() == raftpb.MsgSnap {
 				g.cfg.Transport.SendSnapshot(g.cfg.ID, m)
@@ -466,6 +464,18 @@ func (g *Group) handleOne(rd raft.Ready) {
 	for _, rs := range rd.ReadStates {
 		g.reads.confirmed(g, rs.RequestCtx)
 	}
+}
+
+// apply has committed entries applied.
+func (g *Group) apply(m *raftpb.Message) {
+	if g.unhurried() {
+		// Whoever looks is to see what is committed, should it not be applied for long.
+		g.publish()
+		if g.applier.applyNow(m) {
+			return
+		}
+	}
+	g.applier.submit(task{m: m})
 }
 
 // submit hands an append to the log writer. A message that only moves the

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/raft/v3/raftpb"
@@ -406,12 +407,35 @@ func TestFailedLog(t *testing.T) {
 	for _, err := range receive(answered, n) {
 		require.ErrorIs(t, err, ErrStopped)
 	}
+	require.True(t, r.writer.writeNow(appendRequest{
+		log: r.log, msg: appendMessage(0, 0, 0, logEntry(100, 2, 10)),
+		done: func(*raftpb.Message) { t.Error("something was written behind what failed") },
+	}))
 	r.writer.Close()
 	require.Equal(t, "a=1@2 ", contents(t, r.store))
 
 	r = startReplica(t, mem.CrashClone(engine.CrashCloneCfg{}))
 	defer r.stop(t)
 	require.Equal(t, "a=1@2 ", contents(t, r.store))
+}
+
+// TestCommitIsSeenBeforeApply: also where the loop applies by itself, Status shows what is
+// committed before that is applied, for the state's disk may stand still.
+func TestCommitIsSeenBeforeApply(t *testing.T) {
+	mem := engine.NewMem()
+	r := makeReplica(t, mem, mem, 1, []uint64{1}, nil)
+	applied := 0
+	r.cfg.Observer.(*crown).applied = func(index uint64) {
+		assert.GreaterOrEqual(t, r.Status().Commit, index)
+		applied++
+	}
+	r.Start()
+	<-r.Ready()
+	for i := range 10 {
+		r.do(t, put("a", i))
+	}
+	r.stop(t)
+	require.GreaterOrEqual(t, applied, 10)
 }
 
 // TestUnreadableEntry commits an entry that this version can't read: it stops,

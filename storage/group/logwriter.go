@@ -21,8 +21,10 @@ type LogWriter struct {
 	seconds prometheus.Observer
 	// began is when the write under way began, nil if none is.
 	began atomic.Pointer[time.Time]
-	// writing is held during a write. It comes before mu.
+	// writing is held during a write. It comes before mu, and guards failed: a commit has
+	// not returned, and nothing may be written behind it.
 	writing sync.Mutex
+	failed  bool
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
 	queue   []appendRequest
@@ -81,13 +83,19 @@ func (w *LogWriter) submit(r appendRequest) {
 }
 
 // writeNow is submit and the wait for done, on the caller's goroutine; false says that
-// another write is under way, and that nothing was done.
+// another write is under way, or others wait for theirs, and that nothing was done.
 // REQUIRES: nothing of the log is queued.
 func (w *LogWriter) writeNow(r appendRequest) bool {
 	if !w.writing.TryLock() {
 		return false
 	}
 	defer w.writing.Unlock() // also if a failed commit ends this goroutine
+	w.mu.Lock()
+	waiting := len(w.queue) > 0
+	w.mu.Unlock()
+	if waiting {
+		return false
+	}
 	w.write([]appendRequest{r})
 	return true
 }
@@ -97,27 +105,33 @@ func (w *LogWriter) run() {
 	defer close(w.stopped)
 	var work []appendRequest
 	for range w.wake {
-		w.mu.Lock()
-		work, w.queue = w.queue, work[:0]
-		closed := w.closed
-		w.mu.Unlock()
-		if len(work) > 0 {
-			w.writeLocked(work)
-		}
-		clear(work)
-		if closed {
+		var closed bool
+		if work, closed = w.writeQueued(work); closed {
 			return
 		}
 	}
 }
 
-func (w *LogWriter) writeLocked(work []appendRequest) {
+// writeQueued writes what is queued by now. It returns the memory of it, to be used again.
+func (w *LogWriter) writeQueued(free []appendRequest) (work []appendRequest, closed bool) {
 	w.writing.Lock()
 	defer w.writing.Unlock()
-	w.write(work)
+	w.mu.Lock()
+	work, w.queue = w.queue, free[:0]
+	closed = w.closed
+	w.mu.Unlock()
+	if len(work) > 0 {
+		w.write(work)
+	}
+	clear(work)
+	return work, closed
 }
 
+// write writes and syncs, unless a write has failed.
 func (w *LogWriter) write(work []appendRequest) {
+	if w.failed {
+		return
+	}
 	batch := w.db.NewBatch()
 	for _, r := range work {
 		r.log.encode(batch, r.msg)
@@ -144,7 +158,9 @@ func (w *LogWriter) commit(batch *engine.Batch) {
 		}()
 	}
 	// An error of Commit does not come back: see engine.Config.Fatal.
+	w.failed = true
 	if err := batch.Commit(engine.Sync); err != nil {
 		panic(err)
 	}
+	w.failed = false
 }

@@ -122,9 +122,19 @@ type crown struct {
 	*seen
 	group *Group
 	line  *revline.Line
+	// applied, if not nil, is called by Applied.
+	applied func(index uint64)
 
 	mu    sync.Mutex // guards the field below; the group's inbox and the line after it
 	epoch uint64
+}
+
+// Applied implements Observer.
+func (c *crown) Applied(index uint64, out *mvcc.Outcome) {
+	c.seen.Applied(index, out)
+	if c.applied != nil {
+		c.applied(index)
+	}
 }
 
 // Leads implements Observer.

@@ -163,6 +163,9 @@ func (m *Member) isInAll() bool {
 // successor returns the voter that should lead after this one: the connected one
 // that has most of core's log; 0 if there is none.
 func (m *Member) successor() uint64 {
+	if v := m.core.Replicas().Voters; len(v) == 0 || len(v) == 1 && v[0] == m.id.MemberID {
+		return 0 // and core's loop may wait for the disk
+	}
 	got := make(chan map[uint64]group.Progress, 1)
 	if err := m.core.Progress(func(all map[uint64]group.Progress) { got <- all }); err != nil {
 		return 0

@@ -15,7 +15,10 @@ import (
 // second and the stacks of waiting calls shrunk each time, a third of the CPU of a get;
 // and for a large one that changes little, which would keep twice what it needs.
 const (
+	// minHeadroom is the least headroom, and minShare what part of what is live it is at
+	// least.
 	minHeadroom   = 32 << 20
+	minShare      = 8
 	firstHeadroom = 64 << 20
 	// extraHeadroom is how much the greatest headroom is above what is live.
 	extraHeadroom = 128 << 20
@@ -47,23 +50,26 @@ func (p *pacer) look(elapsed time.Duration, collections, live uint64) int {
 	p.since += elapsed
 	p.collections += collections
 	p.live = live
+	// One collection is due at any time: it says nothing of how often they come, and that
+	// there was none does not say that there is none soon.
 	seconds := max(p.since, time.Second).Seconds()
 	rate := float64(p.collections) / seconds
-	marking := rate * float64(live)
+	most := float64(p.collections+1) / seconds
 	switch {
-	// One is due at any time, and says nothing of how often they come.
-	case p.collections > 1 && (rate > busyRate || marking > busyMarking):
+	case p.collections > 1 && (rate > busyRate || rate*float64(live) > busyMarking):
 		p.set(p.headroom * 2)
-	case p.since >= calmTime && rate < calmRate && marking < calmMarking:
+	case p.since >= calmTime && most < calmRate && most*float64(live) < calmMarking:
 		p.set(p.headroom / 2)
-	case p.since >= calmTime:
+	case p.collections > 1 && p.since >= calmTime:
 		p.set(p.headroom)
 	}
-	return int(p.headroom * 100 / max(live, leastLive))
+	return int(max(p.headroom, p.least()) * 100 / max(live, leastLive))
 }
 
+func (p *pacer) least() uint64 { return max(minHeadroom, p.live/minShare) }
+
 func (p *pacer) set(headroom uint64) {
-	p.headroom = max(min(headroom, p.live+extraHeadroom), minHeadroom)
+	p.headroom = max(min(headroom, p.live+extraHeadroom), p.least())
 	p.since, p.collections = 0, 0
 }
 

@@ -28,19 +28,23 @@ func TestPacer(t *testing.T) {
 	require.EqualValues(t, 148*mib, p.headroom, "no more than the extra and what is live")
 	look(3, 1, 400*mib)
 	require.EqualValues(t, 296*mib, p.headroom)
-	look(19, 0, 400*mib)
-	require.EqualValues(t, 296*mib, p.headroom, "one collection of so much is not calm")
-	look(20, 0, 400*mib)
+	look(190, 0, 400*mib)
+	require.EqualValues(t, 296*mib, p.headroom, "two of so much in 50 s would not be calm")
+	look(10, 0, 400*mib)
 	require.EqualValues(t, 148*mib, p.headroom)
-	look(20, 0, 400*mib)
+	look(101, 0, 400*mib)
 	require.EqualValues(t, 74*mib, p.headroom)
+	look(101, 0, 400*mib)
+	require.EqualValues(t, 50*mib, p.headroom, "an eighth of what is live")
+	require.Equal(t, 12, look(1, 0, 400*mib))
+	require.Equal(t, 12, look(1, 0, 8000*mib), "also before it has changed")
 
 	// Few collections of much that is live are busy, too.
-	for range 4 {
+	for range 6 {
 		look(1, 1, 400*mib)
 		look(7, 0, 400*mib)
 	}
-	require.EqualValues(t, 296*mib, p.headroom)
+	require.EqualValues(t, 400*mib, p.headroom)
 	for range 10 {
 		look(20, 0, 10*mib)
 	}
