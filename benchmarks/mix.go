@@ -45,6 +45,10 @@ func runMix(ctx context.Context, t *turn) error {
 	if t.find {
 		most, err := largest(t.nodes[0], findMost, findSteps, func(n int) (bool, error) {
 			report, err := mixOf(ctx, t, n)
+			if errors.Is(err, mix.ErrNotServed) {
+				fmt.Fprintf(t.progress, "%d nodes: %v\n", n, err)
+				return false, nil
+			}
 			if err != nil {
 				return false, err
 			}

@@ -96,8 +96,13 @@ type run struct {
 	mu                             sync.Mutex // guards made
 	made                           []*object  // pods that we have made, and not deleted
 
-	fail context.CancelCauseFunc
+	cancel context.CancelCauseFunc
 }
+
+// ErrNotServed says that a request or a watch failed as none of kube-apiserver's should.
+var ErrNotServed = errors.New("mix: not served")
+
+func (r *run) fail(err error) { r.cancel(fmt.Errorf("%w: %w", ErrNotServed, err)) }
 
 // Run fills the store and sends the mix.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
@@ -105,7 +110,7 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 	defer cancel(nil)
 	r := &run{
 		cfg: cfg, resources: map[string]*resource{}, watchers: map[string]*watcher{},
-		recorders: map[Kind]*openloop.Recorder{}, fail: cancel,
+		recorders: map[Kind]*openloop.Recorder{}, cancel: cancel,
 	}
 	defer r.close()
 	if err := r.open(ctx); err != nil {

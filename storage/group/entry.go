@@ -35,12 +35,23 @@ const (
 	maxEntryData = 1 << 30
 )
 
+// compressor keeps the memory in which an entry is compressed. It is for one goroutine.
+type compressor struct{ scratch []byte }
+
+// maxScratch is how much of it is kept: enough for an entry of maxEntryBytes.
+const maxScratch = 2 * maxEntryBytes
+
 // compress returns data in less bytes, or as it is if that does not save an eighth.
-func compress(data []byte) []byte {
+func (c *compressor) compress(data []byte) []byte {
 	if len(data) < worthCompressing {
 		return data
 	}
-	dst := make([]byte, 1+s2.MaxEncodedLen(len(data)))
+	dst := c.scratch
+	if n := 1 + s2.MaxEncodedLen(len(data)); len(dst) < n {
+		if dst = make([]byte, n); n <= maxScratch {
+			c.scratch = dst
+		}
+	}
 	dst[0] = compressedFormat
 	small := s2.Encode(dst[1:], data)
 	if len(small) > len(data)-len(data)/8 {

@@ -44,6 +44,8 @@ func TestEntry(t *testing.T) {
 func TestCompress(t *testing.T) {
 	random := make([]byte, 5000)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(random)
+	var compressor compressor
+	var before, wasBefore []byte
 	for _, c := range []struct {
 		effects []byte
 		smaller bool
@@ -57,8 +59,10 @@ func TestCompress(t *testing.T) {
 	} {
 		e := entry{kind: KindDecision, epoch: 1 << 40, number: 7, effects: c.effects, parts: []byte("parts")}
 		data := e.encode()
-		small := compress(data)
+		small := compressor.compress(data)
 		require.Equal(t, c.smaller, len(small) < len(data))
+		require.Equal(t, wasBefore, before, "what was returned is not used again")
+		before, wasBefore = small, bytes.Clone(small)
 		got, err := decodeEntry(small)
 		require.NoError(t, err)
 		sameEntry(t, e, got)

@@ -144,8 +144,9 @@ type Group struct {
 	appending int
 	writing   int
 	// taken is how many requests were evaluated the last time.
-	taken int
-	role  raft.StateType
+	taken      int
+	compressor compressor
+	role       raft.StateType
 	// ledTerm is the term that Observer.Leads was told of, 0 for none.
 	ledTerm uint64
 	reign   reign

@@ -131,7 +131,7 @@ func (g *Group) proposeFence() {
 
 // propose hands an entry to raft. It stays in flight until it is applied here.
 func (g *Group) propose(e flying) {
-	e.data = compress(e.data)
+	e.data = g.compressor.compress(e.data)
 	if n, _ := g.applier.flight.size(); n == 0 {
 		s := g.rn.BasicStatus()
 		g.reign.lead, g.reign.term, g.reign.quiet = s.Lead, s.GetTerm(), 0
