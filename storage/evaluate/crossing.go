@@ -37,6 +37,8 @@ type Crossing struct {
 	stage
 	route func(key []byte) mvcc.GroupID
 	parts []*part
+	// base is the greatest revision that any group had applied when the batch began.
+	base int64
 	// joined has the groups, other than core, that take part in a lease once the
 	// batch is applied, for the leases for which the batch changes that.
 	joined map[int64][]mvcc.GroupID
@@ -73,6 +75,12 @@ func NewCrossing(cfg CrossingConfig) *Crossing {
 // REQUIRES: the batch before is applied, or will never be.
 func (c *Crossing) Begin() {
 	c.reset()
+	c.base = c.newest
+	if c.present != nil {
+		// NB: a group that is not held may have applied what nobody is shown yet. Of those
+		// that are held everything is.
+		c.newest = c.present()
+	}
 	c.begin()
 	c.parts = nil
 	clear(c.joined)
@@ -85,8 +93,9 @@ func (c *Crossing) Begin() {
 // LeaseRevoke, the Groups of the lease.
 func (c *Crossing) Do(ctx context.Context, op Op) (Result, error) { return c.do(ctx, op) }
 
-// Head returns the greatest revision that the batch stands on, or has taken.
-func (c *Crossing) Head() int64 { return c.newest }
+// Head returns the greatest revision that any group has applied when the batch began, or
+// that the batch has taken.
+func (c *Crossing) Head() int64 { return max(c.newest, c.base) }
 
 // Groups returns the groups other than core that take part in a lease, as of the
 // requests that were evaluated. It must not be changed.

@@ -93,6 +93,37 @@ func newGroupScript(tb testing.TB) *groupScript {
 	return s
 }
 
+// TestCrossingShowsNoMore: what a group has applied and nobody is shown yet, the answer to
+// a transaction of other groups that changed nothing does not show, and no revision is
+// taken twice for it.
+func TestCrossingShowsNoMore(t *testing.T) {
+	s := newGroupScript(t)
+	batch := s.space.Store(s.table.Of([]byte("/r/pods/a"))).NewBatch()
+	e := mvcc.NewEffects(nil)
+	e.Revision(7)
+	e.Put(0, []byte("/r/pods/a"), mvcc.Head{Create: 7, Version: 1}, 0, []byte("x"))
+	require.NoError(t, batch.Add(1, 1, e.Bytes()))
+	_, err := batch.Commit()
+	require.NoError(t, err)
+	require.EqualValues(t, 7, s.space.Revision())
+	var crossing *evaluate.Crossing
+	crossing = evaluate.NewCrossing(evaluate.CrossingConfig{
+		Space: s.space, Route: s.table.Of, Leases: s, MinTTL: 2, Compacted: s.decided,
+		Next:    func() int64 { return max(5, crossing.Head()+1) },
+		Present: func() int64 { return 4 },
+	})
+	crossing.Begin()
+	unchanged := &evaluate.Txn{Success: []evaluate.Op{
+		&evaluate.DeleteRange{Key: []byte("/r/events/none")}, &evaluate.DeleteRange{Key: []byte("none")},
+	}}
+	res, err := crossing.Do(t.Context(), unchanged)
+	require.NoError(t, err)
+	require.EqualValues(t, 4, res.Revision)
+	res, err = crossing.Do(t.Context(), &evaluate.Put{Key: []byte("k")})
+	require.NoError(t, err)
+	require.EqualValues(t, 8, res.Revision)
+}
+
 func (s *groupScript) next() int64 {
 	s.revision++
 	return s.revision
