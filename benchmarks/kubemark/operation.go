@@ -47,6 +47,22 @@ func (t *turn) step(name string, do func() error) error {
 	return nil
 }
 
+// named is a step to do.
+type named struct {
+	name string
+	do   func() error
+}
+
+// inOrder does steps, one after the other, until one fails.
+func (t *turn) inOrder(all ...named) error {
+	for _, one := range all {
+		if err := t.step(one.name, one.do); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // settleFailures ends the latest step's count of failures. It has begun with those
 // before it, taken off.
 func (t *turn) settleFailures() {
@@ -73,10 +89,10 @@ func (t *turn) operate(ctx context.Context) error {
 func rollingRestart(ctx context.Context, t *turn) error {
 	s := t.cluster.store
 	for i, m := range s.members {
-		if err := t.step(m.name+" ends", func() error { return s.end(i) }); err != nil {
-			return err
-		}
-		if err := t.step(m.name+" serves again", func() error { return s.begin(ctx, i) }); err != nil {
+		if err := t.inOrder(
+			named{m.name + " ends", func() error { return s.end(i) }},
+			named{m.name + " serves again", func() error { return s.begin(ctx, i) }},
+		); err != nil {
 			return err
 		}
 		if !pause(ctx, t.plan.steady/8) {
@@ -121,17 +137,15 @@ func grow(ctx context.Context, t *turn) error {
 func (t *turn) join(ctx context.Context, i int, others []string) error {
 	s := t.cluster.store
 	name := memberName(i)
-	if err := t.step(name+" is announced", func() error { return s.addLearner(ctx, others, i) }); err != nil {
-		return err
-	}
-	s.joins(i)
-	if err := t.step(name+" starts", func() error { return s.launch(i) }); err != nil {
-		return err
-	}
-	if err := t.step(name+" has a vote", func() error { return s.promote(ctx, others, name) }); err != nil {
-		return err
-	}
-	return t.step(name+" serves", func() error { return s.waitMember(ctx, i) })
+	return t.inOrder(
+		named{name + " is announced", func() error { return s.addLearner(ctx, others, i) }},
+		named{name + " starts", func() error {
+			s.joins(i)
+			return s.launch(i)
+		}},
+		named{name + " has a vote", func() error { return s.promote(ctx, others, name) }},
+		named{name + " serves", func() error { return s.waitMember(ctx, i) }},
+	)
 }
 
 // restoreSnapshot takes one under the load, goes on for a while, and goes back to it.
@@ -144,41 +158,35 @@ func restoreSnapshot(ctx context.Context, t *turn) error {
 	if !pause(ctx, t.plan.steady/8) {
 		return ctx.Err()
 	}
-	if err := t.step("kube-apiserver and the members end", func() error {
-		// A graceful end waits for its watchers.
-		if err := api.kill(); err != nil {
-			return err
-		}
-		for i := range s.members {
-			if err := s.end(i); err != nil {
+	return t.inOrder(
+		named{"kube-apiserver and the members end", func() error {
+			// A graceful end waits for its watchers.
+			if err := api.kill(); err != nil {
 				return err
 			}
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	if err := t.step("the snapshot is restored", func() error { return s.restoreSnapshot(ctx, file) }); err != nil {
-		return err
-	}
-	if err := t.step("the members serve", func() error { return s.start(ctx) }); err != nil {
-		return err
-	}
-	if err := t.step("kube-apiserver serves", func() error {
-		if err := api.start(); err != nil {
+			for i := range s.members {
+				if err := s.end(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		named{"the snapshot is restored", func() error { return s.restoreSnapshot(ctx, file) }},
+		named{"the members serve", func() error { return s.start(ctx) }},
+		named{"kube-apiserver serves", func() error {
+			if err := api.start(); err != nil {
+				return err
+			}
+			if err := t.cluster.waitAPI(ctx); err != nil {
+				return err
+			}
+			// Its counters begin at zero.
+			var err error
+			t.before, err = t.read(ctx)
 			return err
-		}
-		if err := t.cluster.waitAPI(ctx); err != nil {
-			return err
-		}
-		// Its counters begin at zero.
-		var err error
-		t.before, err = t.read(ctx)
-		return err
-	}); err != nil {
-		return err
-	}
-	return t.step("all nodes are ready", func() error { return t.cluster.waitNodes(ctx, t.plan.nodes, func(int) {}) })
+		}},
+		named{"all nodes are ready", func() error { return t.cluster.waitNodes(ctx, t.plan.nodes, func(int) {}) }},
+	)
 }
 
 // waitAPI returns when kube-apiserver serves.

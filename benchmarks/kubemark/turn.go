@@ -121,18 +121,14 @@ func (t *turn) phases(ctx context.Context) error {
 	t.result.fill = time.Since(began)
 
 	steady := time.Now()
-	due, over := context.WithTimeout(ctx, t.plan.steady)
+	due, over := context.WithCancel(ctx)
 	defer over()
 	operated := make(chan error, 1)
-	if t.plan.during != "" {
-		// It may take longer than was thought.
-		due, over = context.WithCancel(ctx)
-		defer over()
-	}
 	go func() {
 		err := t.operate(ctx)
 		operated <- err
-		if t.plan.during != "" && (err != nil || pause(ctx, max(t.plan.steady/4, t.plan.steady-time.Since(steady)))) {
+		// An operation may take longer than was thought.
+		if err != nil || pause(ctx, max(t.plan.steady/4, t.plan.steady-time.Since(steady))) {
 			over()
 		}
 	}()

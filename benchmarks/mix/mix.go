@@ -42,8 +42,8 @@ type Config struct {
 // Report is what was seen of requests that were due while it was measured.
 type Report struct {
 	Kinds []KindReport
-	// Refused were told "too many requests", or to begin the list anew; Unanswered had no answer long after the
-	// end, and Missing events did not come.
+	// Refused were told "too many requests", or to begin the list anew; Unanswered had no
+	// answer long after the end, and Missing events did not come.
 	Refused, Unanswered, Missing int
 	Conflicts                    int
 }

@@ -20,13 +20,16 @@ type applier struct {
 	flight flight
 	// index is the last applied.
 	index atomic.Uint64
+	// applying is held while something is applied. It comes before mu, and guards the
+	// fields up to that.
+	applying sync.Mutex
 	// entries is scratch: those of the batch that take effect.
 	entries []appliedEntry
+	// failed says that something was not applied, and nothing may be behind it.
+	failed bool
 
 	mu      sync.Mutex // guards the fields below; nothing is taken after it
 	queue   []task
-	busy    bool // something is being applied
-	failed  bool // and nothing may be any more
 	closed  bool
 	wake    chan struct{}
 	stopped chan struct{}
@@ -57,9 +60,7 @@ func (a *applier) signal() {
 
 func (a *applier) submit(t task) {
 	a.mu.Lock()
-	if !a.failed {
-		a.queue = append(a.queue, t)
-	}
+	a.queue = append(a.queue, t)
 	a.mu.Unlock()
 	a.signal()
 }
@@ -76,27 +77,26 @@ func (a *applier) run() {
 	defer close(a.stopped)
 	var work []task
 	for range a.wake {
-		closed := false
-		for {
-			a.mu.Lock()
-			work, a.queue = a.queue, work[:0]
-			a.busy, closed = len(work) > 0, a.closed
-			a.mu.Unlock()
-			if len(work) == 0 {
-				break
-			}
-			for _, t := range work {
-				if err := a.do(t); err != nil {
-					a.fail(err)
-					return
-				}
-			}
-			clear(work)
-		}
-		if closed {
+		var closed bool
+		if work, closed = a.applyQueued(work); closed {
 			return
 		}
 	}
+}
+
+// applyQueued applies what is queued by now. It returns the memory of it, to be used again.
+func (a *applier) applyQueued(free []task) (work []task, closed bool) {
+	a.applying.Lock()
+	defer a.applying.Unlock()
+	a.mu.Lock()
+	work, a.queue = a.queue, free[:0]
+	closed = a.closed
+	a.mu.Unlock()
+	for _, t := range work {
+		a.doLocked(t)
+	}
+	clear(work)
+	return work, closed
 }
 
 // applyNow applies a raft message on the caller's goroutine, the loop, and says whether it
@@ -108,21 +108,30 @@ func (a *applier) applyNow(m *raftpb.Message) bool {
 			return false
 		}
 	}
-	a.mu.Lock()
-	if a.busy || len(a.queue) > 0 || a.failed {
-		a.mu.Unlock()
+	if !a.applying.TryLock() {
 		return false
 	}
-	a.busy = true
-	a.mu.Unlock()
-	err := a.do(task{m: m})
+	defer a.applying.Unlock()
 	a.mu.Lock()
-	a.busy = false
+	waiting := len(a.queue) > 0
 	a.mu.Unlock()
-	if err != nil {
-		a.fail(err)
+	if waiting {
+		return false
 	}
+	a.doLocked(task{m: m})
 	return true
+}
+
+// doLocked does one task, unless one before it has failed.
+func (a *applier) doLocked(t task) {
+	if a.failed {
+		return
+	}
+	a.failed = true // as it stays where a failed commit ends this goroutine
+	err := a.do(t)
+	if a.failed = err != nil; a.failed && !errors.Is(err, ErrStopped) {
+		a.g.cfg.Fatal(fmt.Errorf("group: apply: %w", err))
+	}
 }
 
 func (a *applier) do(t task) error {
@@ -130,16 +139,6 @@ func (a *applier) do(t task) error {
 		return a.restore(t.m, t.snapshot)
 	}
 	return a.apply(t.m)
-}
-
-// fail sees to it that nothing is applied any more.
-func (a *applier) fail(err error) {
-	a.mu.Lock()
-	a.failed, a.queue = true, nil
-	a.mu.Unlock()
-	if !errors.Is(err, ErrStopped) {
-		a.g.cfg.Fatal(fmt.Errorf("group: apply: %w", err))
-	}
 }
 
 // maxBatchBytes is how large a batch may get before what follows goes into another. Raft

@@ -466,7 +466,7 @@ func TestFailedApply(t *testing.T) {
 	n.group.handleReady()
 	c.calm(n)
 	require.True(t, n.reigns())
-	n.group.applier.busy = true // so that it is left to it
+	n.group.applier.applying.Lock() // so that it is left to it
 	p := n.propose(put("k", 1))
 	require.NoError(t, n.group.rn.Propose([]byte{99, 1}))
 	n.group.handleReady()

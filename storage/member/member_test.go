@@ -18,15 +18,19 @@ import (
 	"github.com/pebbledash/pebbledash/storage/route"
 )
 
-// start opens a member of one on fs.
-func start(t *testing.T, fs engine.FS, routes *route.Table) *member.Member {
+// start opens a member of one on fs, as more says.
+func start(t *testing.T, fs engine.FS, routes *route.Table, more ...func(*member.Config)) *member.Member {
 	t.Helper()
-	m, err := member.Open(t.Context(), member.Config{
+	cfg := member.Config{
 		Dir: "data", FS: fs, Name: "a", InitialCluster: "a=http://127.0.0.1:2380", Routes: routes,
 		PeerURLs:   []string{"http://127.0.0.1:2380"},
 		CacheBytes: 1 << 20, MemTableBytes: 1 << 20,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
-	})
+	}
+	for _, change := range more {
+		change(&cfg)
+	}
+	m, err := member.Open(t.Context(), cfg)
 	require.NoError(t, err)
 	<-m.Ready()
 	return m

@@ -1,7 +1,6 @@
 package member_test
 
 import (
-	"log/slog"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,15 +32,10 @@ func (r interrupted) Get(key []byte, rev int64) (*mvccpb.KeyValue, error) {
 // the history of: the two must not be answered from different moments.
 func TestCompactionOvertakesTransaction(t *testing.T) {
 	var then func()
-	m, err := member.Open(t.Context(), member.Config{
-		Dir: "data", FS: engine.NewMem(), Name: "a", InitialCluster: "a=http://127.0.0.1:2380",
-		PeerURLs: []string{"http://127.0.0.1:2380"}, CacheBytes: 1 << 20, MemTableBytes: 1 << 20,
-		Logger:  slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
-		Through: func(r evaluate.Reader) evaluate.Reader { return interrupted{r, &then} },
+	m := start(t, engine.NewMem(), nil, func(cfg *member.Config) {
+		cfg.Through = func(r evaluate.Reader) evaluate.Reader { return interrupted{r, &then} }
 	})
-	require.NoError(t, err)
 	defer func() { require.NoError(t, m.Close()) }()
-	<-m.Ready()
 	k := []byte("k")
 	put := func() { do(t, m, &evaluate.Put{Key: k}) }
 	put()

@@ -470,7 +470,7 @@ func TestMigrationOverTLS(t *testing.T) {
 	fillKeys(t, old)
 
 	m := newMigration(t, b, from.client, to.client)
-	m.flags = append([]string(nil), "--from="+from.client, "--to="+to.client, "--work-dir="+t.TempDir())
+	m.flags = []string{"--from=" + from.client, "--to=" + to.client, "--work-dir=" + t.TempDir()}
 	out, err := m.try("status", "--to="+to.client)
 	require.Error(t, err)
 	require.Contains(t, out, "certificate")
